@@ -1,0 +1,225 @@
+/* kusto_ingest--1.0.sql */
+
+-- complain if script is sourced in psql, rather than via CREATE EXTENSION
+\echo Use "CREATE EXTENSION kusto_ingest" to load this file. \quit
+
+-- Nothing here uses IF NOT EXISTS or OR REPLACE: an object that somebody
+-- made beforehand must stop the script, not become part of the extension.
+
+CREATE SCHEMA kusto;
+COMMENT ON SCHEMA kusto IS 'kusto_ingest: operations and what became of them';
+
+-- ---------------------------------------------------------------------------
+-- Configuration: CREATE SERVER and CREATE USER MAPPING
+-- ---------------------------------------------------------------------------
+
+CREATE FUNCTION kusto_fdw_validator(options text[], catalog oid)
+RETURNS void
+AS 'MODULE_PATHNAME', 'kusto_fdw_validator'
+LANGUAGE C STRICT STABLE PARALLEL SAFE;
+COMMENT ON FUNCTION kusto_fdw_validator(text[], oid)
+IS 'checks the options of servers and user mappings of foreign-data wrapper kusto';
+
+CREATE FOREIGN DATA WRAPPER kusto
+	VALIDATOR kusto_fdw_validator;
+COMMENT ON FOREIGN DATA WRAPPER kusto
+IS 'Azure Data Explorer and Microsoft Fabric Eventhouse clusters';
+
+-- ---------------------------------------------------------------------------
+-- Operations
+-- ---------------------------------------------------------------------------
+
+CREATE TABLE kusto.operation (
+	id uuid PRIMARY KEY,
+	owner oid NOT NULL,
+	server name NOT NULL,
+	database text NOT NULL,
+	table_name text NOT NULL,
+	mode text NOT NULL CHECK (mode IN ('queued')),
+	source text NOT NULL CHECK (source IN ('query')),
+	query text,
+	options jsonb NOT NULL DEFAULT '{}',
+	table_command text,
+	state text NOT NULL CHECK (state IN ('pending', 'running', 'staged', 'posting', 'posted',
+		'succeeded', 'partially_succeeded', 'failed', 'skipped', 'unknown', 'cancelled')),
+	attempts integer NOT NULL DEFAULT 0,
+	rows bigint,
+	raw_bytes bigint,
+	compressed_bytes bigint,
+	blobs integer,
+	type_errors jsonb,
+	created_at timestamptz NOT NULL,
+	staged_at timestamptz,
+	posted_at timestamptz,
+	finished_at timestamptz,
+	error_code text,
+	error_message text,
+	details text,
+	hint text,
+	activity_id text,
+	system_identifier bigint NOT NULL,
+	CHECK ((finished_at IS NOT NULL) = (state IN ('succeeded', 'partially_succeeded', 'failed',
+		'skipped', 'unknown', 'cancelled')))
+) WITH (fillfactor = 70);
+COMMENT ON TABLE kusto.operation IS 'exports to Kusto; read the view kusto.operations instead';
+COMMENT ON COLUMN kusto.operation.owner IS 'role that asked, whose user mapping is used';
+COMMENT ON COLUMN kusto.operation.table_command IS 'management command that the worker runs before it posts';
+COMMENT ON COLUMN kusto.operation.type_errors IS 'values that met on_type_error, counted by column and kind';
+COMMENT ON COLUMN kusto.operation.system_identifier IS 'cluster that recorded the operation: a restored copy must not post it again';
+
+CREATE INDEX operation_open ON kusto.operation (created_at)
+	WHERE state IN ('pending', 'running', 'staged', 'posting', 'posted');
+COMMENT ON INDEX kusto.operation_open IS 'what the background worker still has to do';
+CREATE INDEX operation_owner ON kusto.operation (owner, created_at);
+COMMENT ON INDEX kusto.operation_owner IS 'own rows of kusto.operations';
+
+CREATE TABLE kusto.blob (
+	operation_id uuid NOT NULL REFERENCES kusto.operation ON DELETE CASCADE,
+	ordinal integer NOT NULL CHECK (ordinal > 0),
+	source_id uuid NOT NULL UNIQUE,
+	url text NOT NULL CHECK (url NOT LIKE '%?%'),
+	rows bigint NOT NULL,
+	raw_bytes bigint NOT NULL,
+	compressed_bytes bigint NOT NULL,
+	state text NOT NULL CHECK (state IN ('staged', 'posting', 'posted',
+		'succeeded', 'partially_succeeded', 'failed', 'skipped', 'unknown', 'cancelled')),
+	post_attempts integer NOT NULL DEFAULT 0,
+	status_table text CHECK (status_table NOT LIKE '%?%'),
+	error_code text,
+	failure_status text,
+	details text,
+	activity_id text,
+	kusto_operation_id text,
+	staged_at timestamptz NOT NULL,
+	posted_at timestamptz,
+	finished_at timestamptz,
+	PRIMARY KEY (operation_id, ordinal)
+) WITH (fillfactor = 70);
+COMMENT ON TABLE kusto.blob IS 'blobs of exports to Kusto; read the view kusto.blobs instead';
+COMMENT ON COLUMN kusto.blob.source_id IS 'Kusto''s source id: uuid version 5 of operation and ordinal, the same on every attempt';
+COMMENT ON COLUMN kusto.blob.url IS 'where the blob is, without its shared access signature';
+COMMENT ON COLUMN kusto.blob.status_table IS 'status table that the service reports to, without its shared access signature';
+
+-- A reader sees the operations of the roles that it is a member of; monitoring
+-- roles see all.
+CREATE VIEW kusto.operations WITH (security_barrier) AS
+	SELECT id, pg_catalog.pg_get_userbyid(owner) AS owner, server, database, table_name, mode,
+		source, query, options, state, attempts, rows, raw_bytes, compressed_bytes, blobs,
+		type_errors, created_at, staged_at, posted_at, finished_at, error_code, error_message,
+		details, hint, activity_id, system_identifier
+	FROM kusto.operation
+	WHERE pg_catalog.pg_has_role(owner, 'USAGE')
+		OR pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE');
+COMMENT ON VIEW kusto.operations IS 'exports to Kusto and their outcome, own ones unless the reader monitors all';
+
+CREATE VIEW kusto.blobs WITH (security_barrier) AS
+	SELECT b.operation_id, b.ordinal, b.source_id, b.url, b.rows, b.raw_bytes, b.compressed_bytes,
+		b.state, b.post_attempts, b.error_code, b.failure_status, b.details, b.activity_id,
+		b.kusto_operation_id, b.staged_at, b.posted_at, b.finished_at
+	FROM kusto.blob b
+		JOIN kusto.operation o ON o.id OPERATOR(pg_catalog.=) b.operation_id
+	WHERE pg_catalog.pg_has_role(o.owner, 'USAGE')
+		OR pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE');
+COMMENT ON VIEW kusto.blobs IS 'the blobs of exports to Kusto and what became of each';
+
+-- ---------------------------------------------------------------------------
+-- Exporting
+-- ---------------------------------------------------------------------------
+
+CREATE FUNCTION kusto_ingest(
+	query text,
+	database text,
+	table_name text,
+	server name DEFAULT NULL,
+	mode text DEFAULT 'queued',
+	mapping text DEFAULT NULL,
+	tags text[] DEFAULT NULL,
+	ingest_if_not_exists text[] DEFAULT NULL,
+	creation_time timestamptz DEFAULT NULL,
+	flush_immediately boolean DEFAULT false,
+	create_table boolean DEFAULT false,
+	on_type_error text DEFAULT 'error')
+RETURNS uuid
+AS 'MODULE_PATHNAME', 'kusto_ingest'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION kusto_ingest(text, text, text, name, text, text, text[], text[], timestamptz, boolean, boolean, text)
+IS 'run a query and send its result to a Kusto table when this transaction commits';
+
+CREATE PROCEDURE kusto_ingest_and_wait(
+	query text,
+	database text,
+	table_name text,
+	server name DEFAULT NULL,
+	mode text DEFAULT 'queued',
+	mapping text DEFAULT NULL,
+	tags text[] DEFAULT NULL,
+	ingest_if_not_exists text[] DEFAULT NULL,
+	creation_time timestamptz DEFAULT NULL,
+	flush_immediately boolean DEFAULT false,
+	create_table boolean DEFAULT false,
+	on_type_error text DEFAULT 'error',
+	timeout interval DEFAULT '10 min')
+AS 'MODULE_PATHNAME', 'kusto_ingest_and_wait'
+LANGUAGE C;
+COMMENT ON PROCEDURE kusto_ingest_and_wait(text, text, text, name, text, text, text[], text[], timestamptz, boolean, boolean, text, interval)
+IS 'send a query''s result to a Kusto table, commit, wait for the outcome, and fail unless the data landed';
+
+CREATE FUNCTION kusto_wait(operation uuid, timeout interval DEFAULT NULL)
+RETURNS text
+AS 'MODULE_PATHNAME', 'kusto_wait'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION kusto_wait(uuid, interval)
+IS 'wait until an operation has ended, or for so long; returns its state';
+
+CREATE FUNCTION kusto_create_table_command(
+	query text,
+	table_name text,
+	on_type_error text DEFAULT 'error')
+RETURNS text
+AS 'MODULE_PATHNAME', 'kusto_create_table_command'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION kusto_create_table_command(text, text, text)
+IS 'the .create-merge table command for the result of a query';
+
+-- ---------------------------------------------------------------------------
+-- Asking Kusto
+-- ---------------------------------------------------------------------------
+
+CREATE FUNCTION kusto_query(kql text, database text DEFAULT NULL, server name DEFAULT NULL)
+RETURNS SETOF jsonb
+AS 'MODULE_PATHNAME', 'kusto_query'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION kusto_query(text, text, name)
+IS 'run a KQL query, one jsonb object a row';
+
+CREATE FUNCTION kusto_command(kql text, database text DEFAULT NULL, server name DEFAULT NULL)
+RETURNS SETOF jsonb
+AS 'MODULE_PATHNAME', 'kusto_command'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION kusto_command(text, text, name)
+IS 'run a management command at once, whatever becomes of this transaction; one jsonb object a row';
+
+CREATE FUNCTION kusto_test_connection(
+	server name DEFAULT NULL,
+	OUT step text,
+	OUT ok boolean,
+	OUT milliseconds double precision,
+	OUT detail text,
+	OUT hint text)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'kusto_test_connection'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION kusto_test_connection(name)
+IS 'try each step between here and Kusto, and say what to do about the one that fails';
+
+-- ---------------------------------------------------------------------------
+-- Privileges: nobody may do anything until told (README, "Privileges")
+-- ---------------------------------------------------------------------------
+
+REVOKE ALL ON FUNCTION kusto_ingest(text, text, text, name, text, text, text[], text[], timestamptz, boolean, boolean, text) FROM PUBLIC;
+REVOKE ALL ON PROCEDURE kusto_ingest_and_wait(text, text, text, name, text, text, text[], text[], timestamptz, boolean, boolean, text, interval) FROM PUBLIC;
+REVOKE ALL ON FUNCTION kusto_wait(uuid, interval) FROM PUBLIC;
+REVOKE ALL ON FUNCTION kusto_create_table_command(text, text, text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION kusto_query(text, text, name) FROM PUBLIC;
+REVOKE ALL ON FUNCTION kusto_command(text, text, name) FROM PUBLIC;
+REVOKE ALL ON FUNCTION kusto_test_connection(name) FROM PUBLIC;

@@ -1,0 +1,116 @@
+# Sourced by the scripts: where things are, messages, and cleaning up.
+#
+# Everything that a script starts is below $work, a temporary directory, and is stopped by a
+# function on the cleanup list. The list runs, last entry first, however the script ends.
+
+set -euo pipefail
+umask 022
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd -P)
+export LC_ALL=C.UTF-8
+
+say()
+{
+	if [ -t 1 ]; then
+		printf '\e[1m== %s\e[0m\n' "$*"
+	else
+		printf '== %s\n' "$*"
+	fi
+}
+
+die()
+{
+	printf '%s: %s\n' "${0##*/}" "$*" >&2
+	exit 1
+}
+
+# ---- cleaning up ----
+
+cleanup_list=()
+
+on_exit()
+{
+	cleanup_list=("$1" "${cleanup_list[@]}")
+}
+
+run_cleanup()
+{
+	local status=$? step
+	# The reader of our output may be gone, and a second Ctrl-C must not leave half of it.
+	trap '' INT TERM HUP PIPE
+	trap - EXIT
+	set +e
+	for step in "${cleanup_list[@]}"; do
+		"$step" >&2
+	done
+	exit "$status"
+}
+
+# Ends what run() waits for. bash starts background commands with SIGINT ignored: send SIGTERM.
+interrupted()
+{
+	trap '' INT TERM HUP
+	[ -z "$running" ] || kill -TERM "$running" 2>/dev/null || true
+	exit "$1"
+}
+
+running=
+trap run_cleanup EXIT
+trap 'interrupted 130' INT
+trap 'interrupted 143' TERM
+trap 'interrupted 129' HUP
+
+# Runs a command so that a signal to this script takes effect at once; bash would wait for the
+# end of a foreground command first.
+run()
+{
+	local status=0
+	"$@" <&0 &
+	running=$!
+	wait "$running" || status=$?
+	running=
+	return "$status"
+}
+
+# ---- the temporary directory, and the user who owns servers ----
+
+make_work()
+{
+	work=$(mktemp -d /tmp/kusto_ingest.XXXXXX)
+	chmod 755 "$work"
+	on_exit remove_work
+	install -d "$work/home" "$work/log"
+	[ "$(id -u)" != 0 ] || chown "$server_user" "$work/home" "$work/log"
+}
+
+remove_work()
+{
+	rm -rf "$work"
+}
+
+# PostgreSQL refuses to run as root. Called when the packages are there, which bring the user.
+choose_server_user()
+{
+	server_user=$(id -un)
+	[ "$(id -u)" = 0 ] || return 0
+	server_user=postgres
+	id postgres >/dev/null 2>&1 || server_user=nobody
+}
+
+as_server_user()
+{
+	if [ "$(id -u)" = 0 ]; then
+		setpriv --reuid "$server_user" --regid "$(id -g "$server_user")" --init-groups \
+			env HOME="$work/home" USER="$server_user" LOGNAME="$server_user" "$@"
+	else
+		"$@"
+	fi
+}
+
+# Counting processors of a machine that others use, too.
+jobs_at_once()
+{
+	local n
+	n=$(nproc)
+	echo $((n < 8 ? n : 8))
+}

@@ -1,0 +1,155 @@
+# Sourced by the scripts: finds what is missing, and installs it on Debian and its kin.
+#
+# What counts is whether a tool works, not whether its package is installed: Node.js may come
+# from elsewhere, PostgreSQL from PG_CONFIG. When nothing is missing, no package tool is run.
+
+# ---- PostgreSQL ----
+
+# Sets PG_CONFIG to the newest PostgreSQL that is here with its server and its headers, unless
+# the caller has chosen one.
+choose_pg_config()
+{
+	local candidate
+	[ -z "${PG_CONFIG:-}" ] || return 0
+	for candidate in $(ls -d /usr/lib/postgresql/*/bin/pg_config 2>/dev/null | sort -Vr) \
+		"$(command -v pg_config || true)"; do
+		if [ -n "$candidate" ] && is_complete_postgres "$candidate"; then
+			PG_CONFIG=$candidate
+			return 0
+		fi
+	done
+	return 1
+}
+
+is_complete_postgres()
+{
+	[ -x "$("$1" --bindir)/postgres" ] && [ -f "$("$1" --includedir-server)/postgres.h" ] &&
+		[ -f "$("$1" --pgxs)" ]
+}
+
+# The major version to install: that of a server that is here, else the distribution's own.
+debian_postgres_version()
+{
+	local server
+	server=$(ls -d /usr/lib/postgresql/*/bin/postgres 2>/dev/null | sort -Vr | head -n 1)
+	if [ -n "$server" ]; then
+		server=${server#/usr/lib/postgresql/}
+		echo "${server%%/*}"
+	else
+		apt-cache depends --no-recommends --no-suggests postgresql |
+			sed -n 's/^ *Depends: postgresql-\([0-9]\+\)$/\1/p' | head -n 1
+	fi
+}
+
+# ---- what is missing ----
+
+has_header()
+{
+	echo "#include <$1>" | gcc -E -x c - >/dev/null 2>&1
+}
+
+has_fuzzer()
+{
+	local out status=0
+	out=$(mktemp)
+	echo 'int LLVMFuzzerTestOneInput(const char *d, unsigned long n) { return d && n && 0; }' |
+		clang -fsanitize=fuzzer,address -x c - -o "$out" >/dev/null 2>&1 || status=1
+	rm -f "$out"
+	return "$status"
+}
+
+# Prints the Debian packages for what does not work here; @postgres stands for PostgreSQL's,
+# whose version is known after apt-get update only.
+missing_packages()
+{
+	local purpose=$1
+	lacks() { local package=$1; shift; "$@" >/dev/null 2>&1 || echo "$package"; }
+
+	lacks make command -v make
+	lacks perl perl -MTAP::Harness -e 1
+	lacks gcc command -v gcc
+	lacks libc6-dev has_header stdio.h
+	lacks zlib1g-dev has_header zlib.h
+	lacks libssl-dev has_header openssl/ssl.h
+	lacks libcurl4-openssl-dev command -v curl-config
+	lacks @postgres choose_pg_config
+	lacks nodejs command -v node
+	lacks npm command -v npm
+	lacks ca-certificates test -s /etc/ssl/certs/ca-certificates.crt
+	[ "$purpose" = test ] || return 0
+	lacks libipc-run-perl perl -MIPC::Run -e 1
+	lacks clang command -v clang
+	lacks libclang-rt-dev has_fuzzer
+}
+
+# ---- installing ----
+
+# need_packages demo|test
+need_packages()
+{
+	local missing
+	missing=$(missing_packages "$1")
+	if [ -n "$missing" ]; then
+		install_packages $missing
+		missing=$(missing_packages "$1")
+		[ -z "$missing" ] || die "still missing after the installation: $(echo $missing)"
+	fi
+	choose_pg_config || die "PG_CONFIG=$PG_CONFIG has no server or no headers"
+	export PG_CONFIG
+}
+
+install_packages()
+{
+	if ! command -v apt-get >/dev/null; then
+		die "this needs (Debian's names; @postgres: the server and its headers): $*"
+	fi
+	if [ "$(id -u)" != 0 ]; then
+		die "run this once as root, or install: $(debian_names "$@")"
+	fi
+	say "installing: $*"
+	apt-get -q -o DPkg::Lock::Timeout=300 update
+	install_without_cluster $(debian_names "$@")
+}
+
+debian_names()
+{
+	local name version
+	version=$(debian_postgres_version)
+	for name; do
+		case $name in
+			@postgres) echo "postgresql-$version" "postgresql-server-dev-$version" ;;
+			# Before Debian 12 it is part of clang's own dependencies.
+			libclang-rt-dev) apt-cache show "$name" >/dev/null 2>&1 && echo "$name" ;;
+			*) echo "$name" ;;
+		esac
+	done | xargs
+}
+
+# Debian's PostgreSQL package creates and starts a cluster when it is first installed, unless
+# postgresql-common's configuration says no: we say so while we install, and put back what was there.
+install_without_cluster()
+{
+	local conf=/etc/postgresql-common/createcluster.conf
+	case " $* " in
+		*" postgresql-"[0-9]*)
+			apt_install postgresql-common
+			cp -p "$conf" "$conf.kusto_ingest"
+			on_exit restore_createcluster
+			echo 'create_main_cluster = false' >> "$conf"
+			;;
+	esac
+	apt_install "$@"
+	restore_createcluster
+}
+
+restore_createcluster()
+{
+	local conf=/etc/postgresql-common/createcluster.conf
+	[ ! -f "$conf.kusto_ingest" ] || mv "$conf.kusto_ingest" "$conf"
+}
+
+apt_install()
+{
+	DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=300 \
+		-o Dpkg::Use-Pty=0 install --no-install-recommends "$@" </dev/null
+}

@@ -1,0 +1,222 @@
+/*
+ * kusto.h
+ *	  A client of one Kusto cluster as one identity: management commands and
+ *	  queries, ingestion resources, ingestion messages and their outcome.
+ *
+ * A client lives long (a backend keeps it between statements): it caches the
+ * token, the cloud metadata, the ingestion resources and the identity token
+ * (an hour each, refreshed early, shared by every task of the client; asked
+ * for once however many tasks wait), and how well each storage account did.
+ *
+ * Public sources: learn.microsoft.com/kusto/api/rest, /kusto/api/netfx/kusto-ingest-client-rest
+ */
+#ifndef KC_KUSTO_H
+#define KC_KUSTO_H
+
+#include "buf.h"
+#include "json.h"
+#include "mux.h"
+#include "task.h"
+#include "text.h"
+
+typedef enum KcAuthMethod
+{
+	KC_AUTH_NONE,
+	KC_AUTH_CLIENT_SECRET,
+	KC_AUTH_ACCESS_TOKEN,
+	KC_AUTH_MANAGED_IDENTITY
+} KcAuthMethod;
+
+/*
+ * Everything is copied.  NULL means absent.
+ */
+typedef struct KcClientConfig
+{
+	const char *engine_uri;		/* https://c.region.kusto.windows.net */
+	const char *ingest_uri;		/* https://ingest-c.region... */
+	const char *authority;		/* login endpoint; NULL: as the cluster's metadata says */
+	const char *proxy;			/* for all but the identity endpoint of the host */
+	const char *ca_file;		/* PEM bundle; NULL: the system's */
+	const char *const *trusted_hosts;	/* further host suffixes, NULL-terminated, or NULL */
+	KcAuthMethod auth;
+	const char *tenant;
+	const char *client_id;
+	const char *client_secret;
+	const char *access_token;
+	const char *identity_endpoint;	/* managed identity: overrides the environment's */
+	const char *application;	/* x-ms-app, ApplicationForTracing: "kusto_ingest" */
+	const char *version;		/* "1.0" */
+	const char *user;			/* x-ms-user */
+	int64_t		connect_timeout_ms;
+	int64_t		request_timeout_ms; /* of one management request */
+	int64_t		stall_timeout_ms;	/* a transfer that moves nothing for so long fails */
+	int64_t		retry_total_ms; /* how long transient failures are retried */
+} KcClientConfig;
+
+typedef struct KcClient KcClient;
+
+/*
+ * Given a cluster URI in either role, derive both: "ingest-" is put before or
+ * taken from the start of the host name, unless it is loopback or an IP
+ * address.  engine and ingest are appended to.
+ */
+extern KcStatus kc_kusto_derive_uris(KcSlice cluster, KcBuf *engine, KcBuf *ingest, KcError *err);
+
+/* Is the host one that may be given a token?  suffixes may be NULL. */
+extern bool kc_kusto_host_trusted(KcSlice host, const char *const *suffixes);
+
+/*
+ * Checks URIs (https unless loopback, trusted host) before anything else
+ * happens; makes no request.  The client must be freed before the mux.
+ */
+extern KcStatus kc_client_create(const KcAlloc *alloc, KcMux *mux, const KcClientConfig *config,
+								 KcClient **client, KcError *err);
+extern void kc_client_free(KcClient *client);	/* NULL is fine */
+extern KcMux *kc_client_mux(const KcClient *client);
+
+/* ---- commands and queries ---- */
+
+typedef enum KcKustoEndpoint
+{
+	KC_ENDPOINT_ENGINE_MGMT,	/* POST engine/v1/rest/mgmt */
+	KC_ENDPOINT_ENGINE_QUERY,	/* POST engine/v2/rest/query */
+	KC_ENDPOINT_INGEST_MGMT		/* POST ingest/v1/rest/mgmt */
+} KcKustoEndpoint;
+
+typedef struct KcResult KcResult;
+
+/*
+ * Columns and rows of the primary result, whichever protocol version it came
+ * in.  Values are slices of JSON text inside the result.
+ */
+extern int	kc_result_ncolumns(const KcResult *result);
+extern KcSlice kc_result_column_name(const KcResult *result, int column);
+extern KcSlice kc_result_column_type(const KcResult *result, int column);	/* "long", "datetime" */
+extern bool kc_result_next(KcResult *result);	/* false after the last row */
+extern KcJsonValue kc_result_value(const KcResult *result, int column);
+
+typedef struct KcRequestTask
+{
+	KcTask		task;
+	KcResult   *result;			/* belongs to the task */
+} KcRequestTask;
+
+/* db may be empty: NetDefaultDB. readonly sends x-ms-readonly. */
+extern KcStatus kc_kusto_request_start(KcClient *client, KcKustoEndpoint endpoint, KcSlice db,
+									   KcSlice csl, bool readonly, size_t max_response,
+									   KcRequestTask **task, KcError *err);
+
+/* ---- ingestion ---- */
+
+typedef enum KcReport
+{
+	KC_REPORT_FAILURES = 0,
+	KC_REPORT_NONE = 1,
+	KC_REPORT_ALL = 2
+} KcReport;
+
+/*
+ * What is said of a blob to the service.  All slices are the caller's and
+ * are copied where they are needed after the call.
+ */
+typedef struct KcIngestProperties
+{
+	KcSlice		database;
+	KcSlice		table;
+	KcSlice		mapping;		/* ingestionMappingReference, or empty */
+	const KcSlice *tags;
+	int			ntags;
+	const KcSlice *if_not_exists;
+	int			nif_not_exists;
+	bool		has_creation_time;
+	int64_t		creation_time_us;	/* microseconds since 1970 */
+	bool		flush_immediately;
+	KcReport	report;
+} KcIngestProperties;
+
+typedef struct KcPostRequest
+{
+	KcIngestProperties properties;
+	KcUuid		source_id;
+	KcSlice		blob_url;		/* without SAS; its container must be one of the
+								 * service's current ones */
+	uint64_t	raw_size;		/* uncompressed bytes, exact */
+	KcSlice		status_table;	/* of an earlier try of the same blob, without
+								 * SAS; empty: choose one */
+	bool		status_row_exists;	/* an earlier try wrote it */
+} KcPostRequest;
+
+typedef struct KcPostTask
+{
+	KcTask		task;
+	char	   *status_table;	/* URL without SAS, for kc_kusto_status_start();
+								 * NULL when the service has none */
+	bool		status_row_written;
+	bool		message_sent;	/* accepted by the queue, or (error.after_send)
+								 * perhaps */
+} KcPostTask;
+
+/*
+ * Write the "Pending" row into a status table, then put the message into a
+ * queue.  Ambiguous failures of the queue post are not repeated:
+ * error.after_send tells.
+ */
+extern KcStatus kc_kusto_post_start(KcClient *client, const KcPostRequest *request,
+									KcPostTask **task, KcError *err);
+
+/* Length of the JSON that would be posted, with today's tokens; must stay <= 48 KiB. */
+#define KC_MESSAGE_MAX_JSON (48 * 1024)
+
+typedef enum KcIngestOutcome
+{
+	KC_OUTCOME_PENDING,
+	KC_OUTCOME_SUCCEEDED,
+	KC_OUTCOME_PARTIALLY_SUCCEEDED,
+	KC_OUTCOME_FAILED,
+	KC_OUTCOME_SKIPPED,
+	KC_OUTCOME_QUEUED,			/* the service will not report on it */
+	KC_OUTCOME_MISSING			/* no such row */
+} KcIngestOutcome;
+
+typedef struct KcStatusTask
+{
+	KcTask		task;
+	KcIngestOutcome outcome;
+	bool		transient;		/* FailureStatus says that a retry may help */
+	char		error_code[KC_ERROR_CODE_MAX];
+	char		failure_status[32];
+	char		details[KC_ERROR_DETAIL_MAX];
+	char		operation_id[KC_UUID_TEXT_LEN + 1];
+	char		activity_id[KC_UUID_TEXT_LEN + 1];
+} KcStatusTask;
+
+extern KcStatus kc_kusto_status_start(KcClient *client, KcSlice status_table, const KcUuid *source_id,
+									  KcStatusTask **task, KcError *err);
+
+/* ---- testing a connection, one step at a time ---- */
+
+typedef enum KcProbe
+{
+	KC_PROBE_RESOLVE,			/* resolve and connect engine and ingest hosts, TLS */
+	KC_PROBE_METADATA,
+	KC_PROBE_TOKEN,
+	KC_PROBE_QUERY,				/* the engine answers a trivial query in the database */
+	KC_PROBE_RESOURCES,
+	KC_PROBE_IDENTITY_TOKEN,
+	KC_PROBE_STORAGE			/* a blob can be written to and deleted from a container */
+} KcProbe;
+
+#define KC_PROBE_COUNT (KC_PROBE_STORAGE + 1)
+
+typedef struct KcProbeTask
+{
+	KcTask		task;
+	char		detail[512];	/* what was found: addresses, principal, counts */
+	char		principal[256]; /* "aadapp=<client id>;<tenant>" when the token tells */
+} KcProbeTask;
+
+extern const char *kc_probe_name(KcProbe probe);
+extern KcStatus kc_kusto_probe_start(KcClient *client, KcProbe probe, KcSlice db,
+									 KcProbeTask **task, KcError *err);
+
+#endif							/* KC_KUSTO_H */

@@ -1,0 +1,24 @@
+/*
+ * dest.h
+ *	  DestReceiver: slots -> CSV chunks -> the core's ingest.
+ */
+#ifndef KPG_DEST_H
+#define KPG_DEST_H
+
+#include "postgres.h"
+
+#include "tcop/dest.h"
+
+#include "../core/ingest.h"
+#include "format.h"
+
+/*
+ * Both format and ingest belong to the caller and must outlive the receiver.
+ * Waits for the network (interruptibly) when all chunks are in work.
+ */
+extern DestReceiver *kpg_dest_create(KpgRowFormat *format, KcIngest *ingest);
+
+/* After the last row: hand over the rest, wait until every blob is committed. */
+extern void kpg_dest_finish(DestReceiver *dest);
+
+#endif							/* KPG_DEST_H */

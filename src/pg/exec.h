@@ -1,0 +1,33 @@
+/*
+ * exec.h
+ *	  Run exactly one query of the user's into a DestReceiver.
+ */
+#ifndef KPG_EXEC_H
+#define KPG_EXEC_H
+
+#include "postgres.h"
+
+#include "access/tupdesc.h"
+#include "tcop/dest.h"
+
+typedef struct KpgQuery KpgQuery;
+
+/*
+ * Parse, analyze, rewrite and plan, as the current user, in the current
+ * search_path.  Accepts SELECT, VALUES, TABLE, WITH, and INSERT, UPDATE,
+ * DELETE, MERGE with RETURNING; a trailing semicolon is fine.  Anything else
+ * raises its own error.  Lives in the current memory context.
+ */
+extern KpgQuery *kpg_exec_prepare(const char *text);
+
+/* Result columns; without junk attributes.  Blessed. */
+extern TupleDesc kpg_exec_tupdesc(KpgQuery *query);
+
+/*
+ * Execute once, all rows into dest, under a copy of the active snapshot (a
+ * fresh command id, so that the transaction's own changes are seen), parallel
+ * plans allowed.  Returns the number of rows.
+ */
+extern uint64 kpg_exec_run(KpgQuery *query, DestReceiver *dest);
+
+#endif							/* KPG_EXEC_H */

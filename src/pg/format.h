@@ -1,0 +1,56 @@
+/*
+ * format.h
+ *	  PostgreSQL values as the text that Kusto reads, by one formatter a
+ *	  column, chosen once.
+ *
+ * The text does not depend on DateStyle, IntervalStyle, TimeZone,
+ * extra_float_digits, bytea_output, search_path, lc_monetary or either
+ * encoding; it is UTF-8.
+ */
+#ifndef KPG_FORMAT_H
+#define KPG_FORMAT_H
+
+#include "postgres.h"
+
+#include "access/tupdesc.h"
+#include "executor/tuptable.h"
+#include "lib/stringinfo.h"
+
+#include "../core/csv.h"
+
+/* What to do with a value that its Kusto type cannot hold. */
+typedef enum KpgOnTypeError
+{
+	KPG_TYPE_ERROR_RAISE,		/* 'error' */
+	KPG_TYPE_ERROR_NULL,		/* 'null': an empty field */
+	KPG_TYPE_ERROR_STRING		/* 'string': columns whose type can hold such
+								 * values are sent as Kusto strings */
+} KpgOnTypeError;
+
+/* Raises for an unknown word. */
+extern KpgOnTypeError kpg_format_policy(const char *word);
+
+typedef struct KpgRowFormat KpgRowFormat;
+
+/*
+ * Resolve every column.  Everything lives in the current memory context.
+ */
+extern KpgRowFormat *kpg_format_create(TupleDesc desc, KpgOnTypeError policy);
+
+/*
+ * Append one row to w (begin, fields, end).  rownum, from 1, goes into
+ * errors.  Scratch memory is taken from the current context: the caller
+ * resets it after each row.  When it raises, the row is left half written.
+ */
+extern void kpg_format_row(KpgRowFormat *format, TupleTableSlot *slot, uint64 rownum, KcCsvWriter *w);
+
+/* Kusto's type for a column under a policy: "long", "datetime", ... */
+extern const char *kpg_format_kusto_type(Oid type, int32 typmod, KpgOnTypeError policy);
+
+/*
+ * Values that met the policy so far, as the text of a JSON object
+ * {"column": {"infinity": 2}, ...}; NULL when there were none.
+ */
+extern char *kpg_format_type_errors(const KpgRowFormat *format);
+
+#endif							/* KPG_FORMAT_H */

@@ -1,0 +1,44 @@
+/*
+ * wait.h
+ *	  Every wait of the extension.
+ *
+ * Waits for the process's latch, a mux's descriptor and a timeout at once;
+ * interrupts are served between, never while libcurl is on the stack.
+ */
+#ifndef KPG_WAIT_H
+#define KPG_WAIT_H
+
+#include "postgres.h"
+
+#include "../core/mux.h"
+
+typedef enum KpgWaitEvent
+{
+	KPG_WAIT_REQUEST,			/* KustoRequest: a command, query or probe */
+	KPG_WAIT_UPLOAD,			/* KustoUpload: blocks under way */
+	KPG_WAIT_OUTCOME,			/* KustoOutcome: kusto_wait */
+	KPG_WAIT_WORKER				/* KustoWorkerMain: the worker is idle */
+} KpgWaitEvent;
+
+/*
+ * The process's mux: made at first use, lives as long as the process, counts
+ * its sockets with AcquireExternalFD().  Raises when it cannot be made.
+ */
+extern KcMux *kpg_wait_mux(void);
+
+/*
+ * Drive the mux until *done, serving interrupts (which may raise).  False
+ * when timeout_ms (-1: for ever) ran out first.
+ */
+extern bool kpg_wait_done(const bool *done, int64 timeout_ms, KpgWaitEvent event);
+
+/* Drive the mux without waiting; serves interrupts. */
+extern void kpg_wait_pump(void);
+
+/*
+ * Wait once: until the latch is set, the mux has something to do (it is then
+ * driven), or the timeout.  Serves interrupts.  Returns WL_* bits.
+ */
+extern int	kpg_wait_once(int64 timeout_ms, KpgWaitEvent event);
+
+#endif							/* KPG_WAIT_H */

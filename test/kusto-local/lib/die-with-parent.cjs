@@ -1,0 +1,5 @@
+// Preloaded into Azurite: ends it when the service's IPC channel closes, so
+// that not even a SIGKILL of the service leaves an Azurite behind.
+'use strict';
+
+process.on('disconnect', () => process.exit(0));
