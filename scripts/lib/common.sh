@@ -46,13 +46,9 @@ run_cleanup()
 	exit "$status"
 }
 
-# Ends what run() waits for. bash starts background commands with SIGINT ignored: send SIGTERM.
-interrupted()
-{
-	trap '' INT TERM HUP
-	[ -z "$running" ] || kill -TERM "$running" 2>/dev/null || true
-	exit "$1"
-}
+# A signal to this script takes effect at once, where bash would first wait for the end of a
+# foreground command: long commands run in a session of their own, which is told to end, and
+# cleans up, before we do. (Background commands of bash ignore SIGINT, so it gets SIGTERM.)
 
 running=
 trap run_cleanup EXIT
@@ -60,16 +56,24 @@ trap 'interrupted 130' INT
 trap 'interrupted 143' TERM
 trap 'interrupted 129' HUP
 
-# Runs a command so that a signal to this script takes effect at once; bash would wait for the
-# end of a foreground command first.
 run()
 {
 	local status=0
-	"$@" <&0 &
+	setsid "$@" <&0 &
 	running=$!
 	wait "$running" || status=$?
 	running=
 	return "$status"
+}
+
+interrupted()
+{
+	trap '' INT TERM HUP
+	if [ -n "$running" ]; then
+		kill -TERM -- "-$running" 2>/dev/null || true
+		wait "$running" || true
+	fi
+	exit "$1"
 }
 
 # ---- the temporary directory, and the user who owns servers ----

@@ -22,20 +22,22 @@ install_kusto_local()
 # Starts the service and exports the KUSTO_... variables that tests and psql scripts read.
 start_kusto_local()
 {
-	local ready=
-	local service=$root/test/kusto-local
+	local ready= follow follow_pid
+	local output=$work/log/kusto-local.out
 
-	# Both ends of the pipe stay open here: the service may write when nobody reads any more.
-	mkfifo "$work/kusto-local.out"
-	exec {kusto_local_out}<>"$work/kusto-local.out"
-	# A session of its own, so that Azurite can be stopped with it and Ctrl-C reaches only us.
-	setsid "$service/bin/kusto-local" "$@" \
-		>&"$kusto_local_out" 2>"$work/log/kusto-local.log" {kusto_local_out}>&- </dev/null &
+	: > "$output"
+	# A session of its own, so that Azurite is stopped with it and Ctrl-C reaches only us.
+	setsid "$root/test/kusto-local/bin/kusto-local" "$@" \
+		>"$output" 2>"$work/log/kusto-local.err" </dev/null &
 	kusto_local_pid=$!
 	on_exit stop_kusto_local
 
-	IFS= read -r -t 60 -u "$kusto_local_out" ready || true
-	[ -n "$ready" ] || die "kusto-local did not start: $(cat "$work/log/kusto-local.log")"
+	exec {follow}< <(exec tail -n +1 -f --pid="$kusto_local_pid" "$output")
+	follow_pid=$!
+	IFS= read -r -t 60 -u "$follow" ready || true
+	kill "$follow_pid" 2>/dev/null || true
+	exec {follow}<&-
+	[ -n "$ready" ] || die "kusto-local did not start: $(cat "$work/log/kusto-local.err")"
 	kusto_local_variables "$ready"
 }
 
@@ -68,5 +70,4 @@ stop_kusto_local()
 	timeout 10 tail --pid="$kusto_local_pid" -f /dev/null
 	# What is left of its session, such as Azurite after a crash of the service.
 	kill -KILL -- "-$kusto_local_pid" 2>/dev/null
-	exec {kusto_local_out}>&-
 }

@@ -10,8 +10,18 @@
 #include "../core/base.h"
 
 /*
+ * The data was accepted here and did not land in Kusto, or we do not know.
+ * Class KU is of this extension: SQL leaves classes I to Z to implementations.
+ */
+#define KPG_ERRCODE_INGESTION_FAILED	MAKE_SQLSTATE('K', 'U', '0', '0', '1')
+#define KPG_ERRCODE_INGESTION_PARTIAL	MAKE_SQLSTATE('K', 'U', '0', '0', '2')
+#define KPG_ERRCODE_INGESTION_UNKNOWN	MAKE_SQLSTATE('K', 'U', '0', '0', '3')
+#define KPG_ERRCODE_INGESTION_CANCELLED MAKE_SQLSTATE('K', 'U', '0', '0', '4')
+#define KPG_ERRCODE_WAIT_TIMEOUT		MAKE_SQLSTATE('K', 'U', '0', '0', '5')
+
+/*
  * Raise (elevel ERROR does not return) or log a core error: primary message
- * "could not <doing>: <what>", DETAIL with the service's code and text, HINT
+ * "<doing> failed: <what>", DETAIL with the service's code and text, HINT
  * with what to do, SQLSTATE by status.
  */
 extern void kpg_report(int elevel, const KcError *err);
@@ -20,13 +30,28 @@ extern void kpg_report(int elevel, const KcError *err);
 extern void kpg_check(KcStatus status, const KcError *err);
 
 /*
+ * The database and the principal ("aadapp=<client id>;<tenant>") that hints of
+ * kpg_report() and kpg_report_hint() speak of from now on; NULL: not known.
+ * Copied.
+ */
+extern void kpg_report_target(const char *database, const char *principal);
+
+/*
  * The same texts for a row of an operation table; palloc'd in the current
  * context, NULL when there is nothing to say.
  */
 extern char *kpg_report_message(const KcError *err);
 extern char *kpg_report_detail(const KcError *err);
 extern char *kpg_report_hint(const KcError *err);
+extern char *kpg_report_hint_for(const KcError *err, const char *database, const char *principal);
 extern int	kpg_report_sqlstate(const KcError *err);
+
+/*
+ * Text of the core or the service, which is UTF-8, in the server's encoding.
+ * Never raises for a character that the server's encoding lacks: it becomes
+ * '?'.  For messages, not for data.
+ */
+extern char *kpg_report_text(const char *utf8);
 
 /* HINT for an error code of the ingestion service (a failed blob), or NULL. */
 extern const char *kpg_report_ingestion_hint(const char *error_code);

@@ -27,6 +27,13 @@ typedef enum KpgWaitEvent
 extern KcMux *kpg_wait_mux(void);
 
 /*
+ * A client on a mux keeps it alive, between hold and drop, even when it broke
+ * and kpg_wait_mux() gives another one.  Neither raises.
+ */
+extern void kpg_wait_hold(KcMux *mux);
+extern void kpg_wait_drop(KcMux *mux);
+
+/*
  * Drive the mux until *done, serving interrupts (which may raise).  False
  * when timeout_ms (-1: for ever) ran out first.
  */

@@ -17,7 +17,13 @@
  */
 extern void kpg_worker_staged(void);
 
-/* Entry point of the process. */
-extern PGDLLEXPORT void kusto_ingest_worker_main(Datum main_arg);
+/*
+ * Start a worker for this database unless one runs; for whoever waits for an
+ * outcome.  True when one runs afterwards.  Waits a moment for its start.
+ */
+extern bool kpg_worker_ensure(void);
+
+/* Entry point of the process; its argument is the database's OID. */
+extern PGDLLEXPORT void kpg_worker_main(Datum main_arg);
 
 #endif							/* KPG_WORKER_H */

@@ -1,0 +1,68 @@
+\set engine_uri `echo "$KUSTO_ENGINE_URI"`
+\set ingest_uri `echo "$KUSTO_INGEST_URI"`
+\set login_uri `echo "$KUSTO_LOGIN_URI"`
+\set tenant `echo "$KUSTO_TENANT"`
+\set client_id `echo "$KUSTO_CLIENT_ID"`
+\set client_secret `echo "$KUSTO_CLIENT_SECRET"`
+\pset footer off
+\set ECHO all
+
+-- 1. Say where Kusto is and who we are.
+
+CREATE EXTENSION kusto_ingest;
+
+CREATE SERVER adx FOREIGN DATA WRAPPER kusto
+    OPTIONS (cluster :'engine_uri', ingest_uri :'ingest_uri', authority :'login_uri', database 'demo');
+
+CREATE USER MAPPING FOR CURRENT_USER SERVER adx
+    OPTIONS (auth 'client_secret', tenant :'tenant', client_id :'client_id',
+             client_secret :'client_secret');
+
+SELECT step, ok, detail FROM kusto_test_connection();
+
+-- 2. Export a table. Kusto gets a table of fitting types.
+
+SELECT * FROM weather LIMIT 3;
+
+SELECT kusto_ingest('SELECT * FROM weather', 'demo', 'Weather', create_table => true) AS operation \gset
+
+SELECT kusto_wait(:'operation');
+
+SELECT * FROM kusto_query('Weather | count', 'demo');
+
+SELECT * FROM kusto_query('Weather | summarize days = count(), warmest = max(temp_max) by location', 'demo');
+
+-- 3. Any query will do: joins, jsonb, arrays, time zones, and data-modifying statements.
+
+SELECT kusto_ingest('SELECT id, happened_at, magnitude, place, longitude_latitude, properties FROM earthquakes',
+                    'demo', 'Earthquakes', create_table => true) AS operation \gset
+
+SELECT kusto_wait(:'operation');
+
+SELECT * FROM kusto_query('Earthquakes | top 3 by magnitude | project happened_at, magnitude, place', 'demo');
+
+-- 4. It is part of the transaction: these flights go to Kusto if, and only if, they leave PostgreSQL.
+
+BEGIN;
+SELECT kusto_ingest('DELETE FROM flights WHERE delay > interval ''2 hours'' RETURNING *',
+                    'demo', 'Flights', create_table => true) AS undone \gset
+ROLLBACK;
+
+BEGIN;
+SELECT kusto_ingest('DELETE FROM flights WHERE delay <= interval ''2 hours'' RETURNING *',
+                    'demo', 'Flights', create_table => true) AS operation \gset
+COMMIT;
+
+SELECT kusto_wait(:'operation');
+
+SELECT count(*) AS left_in_postgresql FROM flights;
+
+SELECT * FROM kusto_query('Flights | summarize flights = count(), longest_delay = max(delay)', 'demo');
+
+-- 5. What happened, in SQL.
+
+SELECT id, table_name, state, rows, blobs, raw_bytes, compressed_bytes, finished_at - created_at AS took
+FROM kusto.operations ORDER BY created_at;
+
+\x on
+SELECT * FROM kusto.operations WHERE id = :'operation';

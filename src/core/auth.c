@@ -1,0 +1,345 @@
+/*
+ * auth.c
+ *	  The cached access token of a client: when it is fetched, who waits.
+ *
+ *		wait -> cloud metadata known? -> token request -> token -> wake
+ */
+#include <string.h>
+
+#include "auth.h"
+
+static const char doing_token[] = "getting an access token";
+
+struct KcAuth
+{
+	const KcAlloc *alloc;
+	KcMux	   *mux;
+	KcAuthConfig config;
+	KcCloud    *cloud;
+	KcWaiter	cloud_waiter;
+	KcTokenRequest request;		/* of http */
+	KcHttp	   *http;
+	KcWaiterList waiters;
+	char	   *token;			/* secret; "" when the service asks for none */
+	uint64_t	generation;		/* 0: never had one */
+	bool		rejected;
+	int64_t		expires_ms;		/* monotonic */
+	int64_t		refresh_ms;
+};
+
+static int64_t
+now_ms(const KcAuth *auth)
+{
+	const KcClock *clock = kc_mux_clock(auth->mux);
+
+	return clock->monotonic_ms(clock->arg);
+}
+
+/*
+ * Wake everybody with the outcome.  While the old token lasts, a failure to
+ * get a new one is nobody's problem; ask again in half a minute.
+ */
+static void
+finish(KcAuth *auth, const KcError *err)
+{
+	if (err != NULL && auth->token != NULL && !auth->rejected && now_ms(auth) < auth->expires_ms)
+	{
+		auth->refresh_ms = now_ms(auth) + 30000;
+		err = NULL;
+	}
+	kc_waiter_wake(&auth->waiters, err);
+}
+
+static void
+set_token(KcAuth *auth, char *token, int64_t lifetime_s, int64_t refresh_s)
+{
+	kc_free_secret(auth->alloc, auth->token);
+	auth->token = token;
+	auth->generation++;
+	auth->rejected = false;
+	auth->expires_ms = lifetime_s < 0 ? INT64_MAX : now_ms(auth) + lifetime_s * 1000;
+	auth->refresh_ms = refresh_s < 0 ? INT64_MAX : now_ms(auth) + refresh_s * 1000;
+}
+
+static void
+on_token(KcHttp *http)
+{
+	KcAuth	   *auth = http->arg;
+	const KcClock *clock = kc_mux_clock(auth->mux);
+	KcTokenAnswer answer;
+	KcError		err = http->error;
+	KcStatus	status = err.status;
+
+	if (status == KC_OK)
+	{
+		status = kc_token_answer_parse(auth->alloc, kc_buf_view(&http->response.body),
+									   clock->unix_us(clock->arg), &answer, &err);
+		if (status == KC_OK)
+			set_token(auth, answer.token, answer.lifetime_s, answer.refresh_s);
+	}
+	else if (auth->config.method == KC_AUTH_MANAGED_IDENTITY && err.http_status == 0)
+		err.advice = KC_ADVICE_CHECK_IDENTITY;
+	if (auth->config.client_secret != NULL)
+		kc_error_scrub(&err, kc_slice(auth->config.client_secret));
+	kc_http_free(http);
+	auth->http = NULL;
+	kc_token_request_free(&auth->request);
+	finish(auth, status == KC_OK ? NULL : &err);
+}
+
+static KcStatus
+request_token(KcAuth *auth, const KcCloudInfo *cloud, KcError *err)
+{
+	KcStatus	status;
+
+	status = kc_token_request_build(auth->alloc, &auth->config, cloud, &auth->request, err);
+	if (status != KC_OK)
+		return status;
+	status = kc_http_start(auth->mux, auth->alloc, auth->config.http, &auth->request.http,
+						   &auth->http, err);
+	if (status != KC_OK)
+	{
+		kc_token_request_free(&auth->request);
+		return status;
+	}
+	auth->http->on_done = on_token;
+	auth->http->arg = auth;
+	return KC_OK;
+}
+
+static KcStatus
+accept_no_auth(KcAuth *auth, KcError *err)
+{
+	char	   *empty = kc_strdup(auth->alloc, kc_slice(""));
+
+	if (empty == NULL)
+		return kc_error_nomem(err, doing_token);
+	set_token(auth, empty, -1, -1);
+	return KC_OK;
+}
+
+static void
+on_cloud(KcWaiter *waiter, const KcError *err)
+{
+	KcAuth	   *auth = waiter->arg;
+	const KcCloudInfo *cloud = kc_cloud_info(auth->cloud);
+	KcError		own;
+
+	if (err != NULL || cloud == NULL)
+	{
+		finish(auth, err);
+		return;
+	}
+	if (cloud->no_auth)
+	{
+		if (accept_no_auth(auth, &own) == KC_OK)
+			finish(auth, NULL);
+		else
+			finish(auth, &own);
+		return;
+	}
+	if (request_token(auth, cloud, &own) != KC_OK)
+		finish(auth, &own);
+}
+
+bool
+kc_auth_token(const KcAuth *auth, KcToken *token)
+{
+	if (auth->token == NULL || auth->rejected || now_ms(auth) >= auth->refresh_ms)
+		return false;
+	token->text = kc_slice(auth->token);
+	token->generation = auth->generation;
+	return true;
+}
+
+KcStatus
+kc_auth_wait(KcAuth *auth, KcWaiter *waiter, KcError *err)
+{
+	const KcCloudInfo *cloud = kc_cloud_info(auth->cloud);
+	KcStatus	status = KC_OK;
+
+	if (auth->http == NULL && !auth->cloud_waiter.waiting)
+	{
+		if (cloud == NULL || cloud->no_auth)
+			status = kc_cloud_wait(auth->cloud, &auth->cloud_waiter, err);
+		else
+			status = request_token(auth, cloud, err);
+	}
+	if (status == KC_OK)
+		kc_waiter_add(&auth->waiters, waiter);
+	return status;
+}
+
+void
+kc_auth_cancel(KcAuth *auth, KcWaiter *waiter)
+{
+	kc_waiter_cancel(&auth->waiters, waiter);
+}
+
+bool
+kc_auth_reject(KcAuth *auth, uint64_t generation)
+{
+	if (auth->config.method == KC_AUTH_NONE || auth->config.method == KC_AUTH_ACCESS_TOKEN
+		|| (auth->token != NULL && auth->token[0] == '\0'))
+		return false;
+	if (auth->generation == generation)
+		auth->rejected = true;
+	return true;
+}
+
+int64_t
+kc_auth_token_life_ms(const KcAuth *auth)
+{
+	if (auth->token == NULL || auth->expires_ms == INT64_MAX)
+		return -1;
+	return auth->expires_ms - now_ms(auth);
+}
+
+/* ---- what a token tells of its owner ---- */
+
+/*
+ * The payload of a JSON Web Token (RFC 7519 section 3), which is base64url
+ * without padding (RFC 7515 section 2).  Only for showing: nothing is verified
+ * and nothing is decided by it.
+ */
+static bool
+decode_payload(KcSlice token, KcBuf *payload)
+{
+	const char *first = memchr(token.data, '.', token.len);
+	const char *last;
+	KcBuf		base64;
+	bool		ok;
+
+	if (first == NULL)
+		return false;
+	first++;
+	last = memchr(first, '.', token.len - (size_t) (first - token.data));
+	if (last == NULL)
+		return false;
+	kc_buf_init(&base64, payload->alloc, payload->max);
+	for (const char *c = first; c < last; c++)
+		kc_buf_char(&base64, *c == '-' ? '+' : *c == '_' ? '/' : *c);
+	while (base64.failed == KC_OK && base64.len % 4 != 0)
+		kc_buf_char(&base64, '=');
+	ok = base64.failed == KC_OK && kc_text_base64_decode(payload, kc_buf_view(&base64));
+	kc_buf_free_secret(&base64);
+	return ok;
+}
+
+void
+kc_auth_principal(const KcAuth *auth, char *text, size_t size)
+{
+	char	   *appid = NULL;
+	char	   *azp = NULL;
+	char	   *upn = NULL;
+	char	   *tid = NULL;
+	const char *app;
+	KcBuf		payload;
+	KcBuf		out;
+	KcJsonValue top;
+	KcError		ignored;
+	const KcJsonField fields[] = {
+		{.name = "appid",.want = KC_WANT_STRING,.target = &appid},
+		{.name = "azp",.want = KC_WANT_STRING,.target = &azp},
+		{.name = "upn",.want = KC_WANT_STRING,.target = &upn},
+		{.name = "tid",.want = KC_WANT_STRING,.target = &tid},
+	};
+
+	text[0] = '\0';
+	if (auth->token == NULL)
+		return;
+	kc_buf_init(&payload, auth->alloc, 64 * 1024);
+	kc_buf_init(&out, auth->alloc, 4096);
+	if (decode_payload(kc_slice(auth->token), &payload)
+		&& kc_json_check(kc_buf_view(&payload), 32, &top, doing_token, &ignored) == KC_OK
+		&& kc_json_read_object(top, fields, 4, auth->alloc, doing_token, &ignored) == KC_OK
+		&& tid != NULL)
+	{
+		app = appid != NULL ? appid : azp;
+		if (upn != NULL)
+			kc_buf_printf(&out, "aaduser=%s;%s", upn, tid);
+		else if (app != NULL)
+			kc_buf_printf(&out, "aadapp=%s;%s", app, tid);
+		kc_error_text(text, size, kc_buf_view(&out));
+	}
+	kc_free(auth->alloc, appid);
+	kc_free(auth->alloc, azp);
+	kc_free(auth->alloc, upn);
+	kc_free(auth->alloc, tid);
+	kc_buf_free_secret(&payload);
+	kc_buf_free(&out);
+}
+
+/* ---- making and ending ---- */
+
+static KcStatus
+check_config(const KcAuthConfig *config, KcError *err)
+{
+	const char *missing = NULL;
+
+	if (config->method == KC_AUTH_CLIENT_SECRET)
+	{
+		if (config->tenant == NULL || config->tenant[0] == '\0')
+			missing = "tenant";
+		else if (config->client_id == NULL || config->client_id[0] == '\0')
+			missing = "client_id";
+		else if (config->client_secret == NULL || config->client_secret[0] == '\0')
+			missing = "client_secret";
+	}
+	else if (config->method == KC_AUTH_ACCESS_TOKEN
+			 && (config->access_token == NULL || config->access_token[0] == '\0'))
+		missing = "access_token";
+	if (missing == NULL)
+		return KC_OK;
+	return kc_error_set(err, KC_ERR_INVALID, doing_token, "\"%s\" is missing", missing);
+}
+
+KcStatus
+kc_auth_create(const KcAlloc *alloc, KcMux *mux, const KcAuthConfig *config, KcCloud *cloud,
+			   KcAuth **result, KcError *err)
+{
+	KcAuth	   *auth;
+	KcStatus	status;
+	char	   *fixed = NULL;
+
+	*result = NULL;
+	status = check_config(config, err);
+	if (status != KC_OK)
+		return status;
+	auth = kc_alloc0(alloc, sizeof(KcAuth));
+	if (auth == NULL)
+		return kc_error_nomem(err, doing_token);
+	auth->alloc = alloc;
+	auth->mux = mux;
+	auth->config = *config;
+	auth->cloud = cloud;
+	auth->cloud_waiter.ready = on_cloud;
+	auth->cloud_waiter.arg = auth;
+	if (config->method == KC_AUTH_NONE || config->method == KC_AUTH_ACCESS_TOKEN)
+	{
+		fixed = kc_strdup(alloc, kc_slice(config->method == KC_AUTH_NONE ? "" : config->access_token));
+		if (fixed == NULL)
+		{
+			kc_free(alloc, auth);
+			return kc_error_nomem(err, doing_token);
+		}
+		set_token(auth, fixed, -1, -1);
+	}
+	*result = auth;
+	return KC_OK;
+}
+
+void
+kc_auth_free(KcAuth *auth)
+{
+	if (auth == NULL)
+		return;
+	if (auth->http != NULL)
+	{
+		kc_http_free(auth->http);
+		kc_token_request_free(&auth->request);
+	}
+	kc_cloud_cancel(auth->cloud, &auth->cloud_waiter);
+	kc_free_secret(auth->alloc, auth->token);
+	kc_free(auth->alloc, auth);
+}

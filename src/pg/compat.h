@@ -1,0 +1,161 @@
+/*
+ * compat.h
+ *	  Every difference between PostgreSQL 13 and 18 that this extension meets.
+ *
+ * Wrappers have the newest version's signature.  Sorted by topic.
+ */
+#ifndef KPG_COMPAT_H
+#define KPG_COMPAT_H
+
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "catalog/pg_authid.h"
+#include "catalog/pg_foreign_server.h"
+#include "executor/executor.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "tcop/pquery.h"
+#include "tcop/tcopprot.h"
+#include "utils/acl.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/tuplestore.h"
+#if PG_VERSION_NUM >= 140000
+#include "utils/wait_event.h"
+#else
+#include "pgstat.h"
+#endif
+
+#if PG_VERSION_NUM < 130000
+#error "kusto_ingest needs PostgreSQL 13 or later"
+#endif
+
+/* ---- access control ---- */
+
+#if PG_VERSION_NUM < 140000
+#define ROLE_PG_READ_SERVER_FILES DEFAULT_ROLE_READ_SERVER_FILES
+#endif
+
+static inline AclResult
+kpg_compat_server_aclcheck(Oid serverid, Oid roleid, AclMode mode)
+{
+#if PG_VERSION_NUM >= 160000
+	return object_aclcheck(ForeignServerRelationId, serverid, roleid, mode);
+#else
+	return pg_foreign_server_aclcheck(serverid, roleid, mode);
+#endif
+}
+
+/* ---- executor and parser ---- */
+
+static inline void
+kpg_compat_executor_run(QueryDesc *desc)
+{
+#if PG_VERSION_NUM >= 180000
+	ExecutorRun(desc, ForwardScanDirection, 0);
+#else
+	ExecutorRun(desc, ForwardScanDirection, 0, true);
+#endif
+}
+
+static inline List *
+kpg_compat_analyze_and_rewrite(RawStmt *raw, const char *text)
+{
+#if PG_VERSION_NUM >= 150000
+	return pg_analyze_and_rewrite_fixedparams(raw, text, NULL, 0, NULL);
+#else
+	return pg_analyze_and_rewrite(raw, text, NULL, 0, NULL);
+#endif
+}
+
+/* ---- module and settings ---- */
+
+/*
+ * With -fvisibility=hidden an SQL-callable function needs PGDLLEXPORT, which
+ * PG_FUNCTION_INFO_V1 adds by itself from PostgreSQL 16 on.
+ */
+#if PG_VERSION_NUM < 160000
+#undef PG_FUNCTION_INFO_V1
+#define PG_FUNCTION_INFO_V1(funcname) \
+extern PGDLLEXPORT Datum funcname(PG_FUNCTION_ARGS); \
+extern PGDLLEXPORT const Pg_finfo_record *CppConcat(pg_finfo_, funcname)(void); \
+const Pg_finfo_record * \
+CppConcat(pg_finfo_, funcname)(void) \
+{ \
+	static const Pg_finfo_record my_finfo = {1}; \
+\
+	return &my_finfo; \
+} \
+extern int	no_such_variable
+#endif
+
+static inline void
+kpg_compat_reserve_prefix(const char *prefix)
+{
+#if PG_VERSION_NUM >= 150000
+	MarkGUCPrefixReserved(prefix);
+#else
+	EmitWarningsOnPlaceholders(prefix);
+#endif
+}
+
+/* ---- set-returning functions ---- */
+
+/*
+ * Make the call return a tuplestore: rsinfo->setResult and setDesc are set.
+ * PostgreSQL 15 and later have InitMaterializedSRF() for this.
+ */
+static inline void
+kpg_compat_materialize(FunctionCallInfo fcinfo)
+{
+#if PG_VERSION_NUM >= 150000
+	/* A scalar result has no descriptor but the one that the caller expects. */
+	bool		scalar = get_call_result_type(fcinfo, NULL, NULL) == TYPEFUNC_SCALAR;
+
+	InitMaterializedSRF(fcinfo, scalar ? MAT_SRF_USE_EXPECTED_DESC : 0);
+#else
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	MemoryContext old;
+	TupleDesc	desc;
+	TypeFuncClass class;
+
+	if (rsinfo == NULL || !IsA(rsinfo, ReturnSetInfo))
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("set-valued function called in context that cannot accept a set")));
+	if (!(rsinfo->allowedModes & SFRM_Materialize))
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("materialize mode required, but it is not allowed in this context")));
+
+	old = MemoryContextSwitchTo(rsinfo->econtext->ecxt_per_query_memory);
+	class = get_call_result_type(fcinfo, NULL, &desc);
+	if (class == TYPEFUNC_SCALAR)
+		desc = CreateTupleDescCopy(rsinfo->expectedDesc);
+	else if (class != TYPEFUNC_COMPOSITE)
+		elog(ERROR, "return type must be a row type");
+	rsinfo->returnMode = SFRM_Materialize;
+	rsinfo->setResult =
+		tuplestore_begin_heap((rsinfo->allowedModes & SFRM_Materialize_Random) != 0, false, work_mem);
+	rsinfo->setDesc = desc;
+	MemoryContextSwitchTo(old);
+#endif
+}
+
+/* ---- waiting ---- */
+
+/* A wait event of ours; before PostgreSQL 17 all extensions share one. */
+static inline uint32
+kpg_compat_wait_event(const char *name)
+{
+#if PG_VERSION_NUM >= 170000
+	return WaitEventExtensionNew(name);
+#else
+	(void) name;
+	return PG_WAIT_EXTENSION;
+#endif
+}
+
+#endif							/* KPG_COMPAT_H */

@@ -1,0 +1,185 @@
+/*
+ * format_misfit.c
+ *	  Values that their Kusto type cannot hold: the policy, the errors, the
+ *	  counts.
+ *
+ * The service would make nulls of most of them, and say nothing.
+ */
+#include "postgres.h"
+
+#include "utils/json.h"
+
+#include "format_internal.h"
+
+typedef struct MisfitText
+{
+	const char *kind;			/* in an operation's type_errors */
+	int			sqlstate;
+	const char *detail;
+	bool		never_string;	/* a string cannot hold it either */
+} MisfitText;
+
+static const MisfitText misfit_texts[KPG_MISFIT_COUNT] = {
+	[KPG_MISFIT_NAN] = {
+		"NaN", ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
+		gettext_noop("The value, or one inside it, is NaN."), false
+	},
+	[KPG_MISFIT_INFINITY] = {
+		"infinity", ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
+		gettext_noop("The value, or one inside it, is infinite."), false
+	},
+	[KPG_MISFIT_BEFORE_YEAR_1] = {
+		"before year 1", ERRCODE_DATETIME_VALUE_OUT_OF_RANGE,
+		gettext_noop("The value, or one inside it, lies before the year 1."), false
+	},
+	[KPG_MISFIT_AFTER_YEAR_9999] = {
+		"after year 9999", ERRCODE_DATETIME_VALUE_OUT_OF_RANGE,
+		gettext_noop("The value, or one inside it, lies after the year 9999."), false
+	},
+	[KPG_MISFIT_MONTHS] = {
+		"month interval", ERRCODE_INTERVAL_FIELD_OVERFLOW,
+		gettext_noop("The interval has months or years, which are not a fixed number of days."), false
+	},
+	[KPG_MISFIT_RANGE] = {
+		"out of range", ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
+		gettext_noop("The value, or one inside it, is too large or too small."), false
+	},
+	[KPG_MISFIT_DIGITS] = {
+		"more than 34 digits", ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
+		gettext_noop("The value, or one inside it, has more than 34 significant digits."), false
+	},
+	[KPG_MISFIT_STRING_SIZE] = {
+		"string over 1 MB", ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+		gettext_noop("Its text takes more than 1,048,576 octets of UTF-8."), true
+	},
+	[KPG_MISFIT_DYNAMIC_SIZE] = {
+		"dynamic over 1 MiB", ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+		gettext_noop("Its JSON text takes more than 1,048,576 octets of UTF-8."), true
+	},
+	[KPG_MISFIT_ENCODING] = {
+		"invalid UTF-8", ERRCODE_CHARACTER_NOT_IN_REPERTOIRE,
+		gettext_noop("The value has bytes that are not text in the server's encoding, or have no form in Unicode."), false
+	},
+};
+
+static void raise_misfit(KpgRowFormat *format, const MisfitText *text) pg_attribute_noreturn();
+
+KpgOnTypeError
+kpg_format_policy(const char *word)
+{
+	if (strcmp(word, "error") == 0)
+		return KPG_TYPE_ERROR_RAISE;
+	if (strcmp(word, "null") == 0)
+		return KPG_TYPE_ERROR_NULL;
+	if (strcmp(word, "string") == 0)
+		return KPG_TYPE_ERROR_STRING;
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("invalid value for argument \"%s\": \"%s\"", "on_type_error", word),
+			 errhint("Valid values are \"error\", \"null\" and \"string\".")));
+}
+
+static void
+raise_misfit(KpgRowFormat *format, const MisfitText *text)
+{
+	const char *hint;
+
+	if (text->never_string)
+		hint = gettext_noop("Shorten the value in the query, or pass on_type_error => 'null' to send an empty field instead.");
+	else
+		hint = gettext_noop("Convert or filter the value in the query, or pass on_type_error => 'null' to send an empty field instead, or 'string' to send it as text.");
+
+	format->reported = true;
+	ereport(ERROR,
+			(errcode(text->sqlstate),
+			 errmsg("value of column \"%s\" in row " UINT64_FORMAT " cannot be held by Kusto type %s",
+					format->column->name, format->rownum, format->column->kusto_type),
+			 errdetail("%s", _(text->detail)),
+			 errhint("%s", _(hint))));
+}
+
+/*
+ * The column under work has such a value: count it, or raise.  The caller
+ * then writes null, or text under the 'string' policy.
+ */
+void
+kpg_format_misfit(KpgRowFormat *format, KpgMisfit misfit)
+{
+	const MisfitText *text = &misfit_texts[misfit];
+
+	if (format->policy == KPG_TYPE_ERROR_RAISE ||
+		(format->policy == KPG_TYPE_ERROR_STRING && text->never_string))
+		raise_misfit(format, text);
+	format->column->misfits[misfit]++;
+}
+
+/* A row cannot be left out in silence, so no policy helps here. */
+void
+kpg_format_record_too_big(KpgRowFormat *format)
+{
+	format->reported = true;
+	ereport(ERROR,
+			(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+			 errmsg("row " UINT64_FORMAT " is too large for Kusto", format->rownum),
+			 errdetail("Up to and with column \"%s\" it takes more than 64 MB of CSV.", format->column->name),
+			 errhint("Leave columns out, or shorten their values in the query.")));
+}
+
+/* Of all columns that have the name of this one. */
+static void
+append_column_misfits(const KpgRowFormat *format, int first, StringInfo out)
+{
+	const char *name = format->columns[first].name;
+	uint64		sums[KPG_MISFIT_COUNT] = {0};
+	bool		any = false;
+
+	for (int i = first; i < format->ncolumns; i++)
+	{
+		if (strcmp(format->columns[i].name, name) != 0)
+			continue;
+		for (int m = 0; m < KPG_MISFIT_COUNT; m++)
+			sums[m] += format->columns[i].misfits[m];
+	}
+	for (int m = 0; m < KPG_MISFIT_COUNT; m++)
+	{
+		if (sums[m] == 0)
+			continue;
+		if (any)
+			appendStringInfoString(out, ", ");
+		else
+		{
+			appendStringInfoString(out, out->len == 0 ? "{" : ", ");
+			escape_json(out, name);
+			appendStringInfoString(out, ": {");
+		}
+		any = true;
+		escape_json(out, misfit_texts[m].kind);
+		appendStringInfo(out, ": " UINT64_FORMAT, sums[m]);
+	}
+	if (any)
+		appendStringInfoChar(out, '}');
+}
+
+char *
+kpg_format_type_errors(const KpgRowFormat *format)
+{
+	StringInfoData out;
+
+	initStringInfo(&out);
+	for (int i = 0; i < format->ncolumns; i++)
+	{
+		bool		seen = false;
+
+		for (int j = 0; j < i && !seen; j++)
+			seen = strcmp(format->columns[j].name, format->columns[i].name) == 0;
+		if (!seen)
+			append_column_misfits(format, i, &out);
+	}
+	if (out.len == 0)
+	{
+		pfree(out.data);
+		return NULL;
+	}
+	appendStringInfoChar(&out, '}');
+	return out.data;
+}

@@ -1,0 +1,367 @@
+/*
+ * format_nested.c
+ *	  Arrays, composites, ranges and multiranges as the JSON of a dynamic.
+ *
+ * An array becomes nested JSON arrays, its lower bounds are lost; a composite
+ * an object; a range {"lower":…,"upper":…,"bounds":"[)"}, with null for a
+ * missing bound, or {"empty":true}; a multirange an array of ranges.
+ *
+ * What a container holds is looked up when the first value comes, and again
+ * when a value holds something else, as anonymous records may.  What has been
+ * found out lives in a memory context of its own, so that this does not leak.
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "catalog/pg_type.h"
+#include "utils/array.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rangetypes.h"
+#include "utils/typcache.h"
+
+#include "../core/json.h"
+#include "format_internal.h"
+
+struct KpgElement
+{
+	MemoryContext context;
+	Oid			type;
+	ArrayMetaState meta;
+	KpgFormatter formatter;
+};
+
+typedef struct KpgField
+{
+	KcSlice		key;			/* "name": as in JSON; data NULL: dropped */
+	KpgFormatter formatter;
+} KpgField;
+
+struct KpgRecord
+{
+	MemoryContext context;
+	uint64		identifier;		/* see assign_record_type_identifier() */
+	TupleDesc	desc;
+	KpgField   *fields;
+	Datum	   *values;
+	bool	   *nulls;
+};
+
+/* ---- any value inside a container ---- */
+
+static void
+put_misfit(KpgFormatter *f, Datum value, KpgMisfit misfit, KcBuf *out)
+{
+	KpgText		text;
+
+	if (misfit == KPG_MISFIT_STRING_SIZE || misfit == KPG_MISFIT_DYNAMIC_SIZE)
+	{
+		/* Then the whole is too big as well. */
+		out->failed = KC_ERR_LIMIT;
+		return;
+	}
+	kpg_format_misfit(f->format, misfit);
+	if (f->format->policy != KPG_TYPE_ERROR_STRING)
+	{
+		kc_buf_str(out, "null");
+		return;
+	}
+	kpg_format_iso_text(f, value, &text);
+	kc_json_string(out, kc_slice_n(text.data, text.len));
+	kpg_format_text_free(&text);
+}
+
+static void
+put_fixed(KpgFormatter *f, Datum value, KcBuf *out)
+{
+	char		buf[KPG_FIXED_MAX];
+	int			len;
+	KpgMisfit	misfit = f->fixed(f, value, buf, &len);
+
+	if (unlikely(misfit != KPG_FITS))
+		put_misfit(f, value, misfit, out);
+	else if (f->shape == KPG_SHAPE_NUMBER)
+		kc_buf_append(out, buf, len);
+	else
+	{
+		kc_buf_char(out, '"');
+		kc_buf_append(out, buf, len);
+		kc_buf_char(out, '"');
+	}
+}
+
+static void
+put_text(KpgFormatter *f, Datum value, KcBuf *out)
+{
+	KpgText		text;
+	KpgMisfit	misfit = f->text(f, value, &text);
+
+	if (unlikely(misfit != KPG_FITS))
+	{
+		put_misfit(f, value, misfit, out);
+		return;
+	}
+	if (f->shape == KPG_SHAPE_TEXT)
+		kc_json_string(out, kc_slice_n(text.data, text.len));
+	else
+		kc_buf_append(out, text.data, text.len);
+	kpg_format_text_free(&text);
+}
+
+static void
+put_value(KpgFormatter *f, Datum value, bool isnull, KcBuf *out)
+{
+	if (isnull)
+		kc_buf_str(out, "null");
+	else if (f->fixed != NULL)
+		put_fixed(f, value, out);
+	else if (f->text != NULL)
+		put_text(f, value, out);
+	else
+		f->nest(f, value, out);
+}
+
+/* ---- arrays ---- */
+
+static KpgElement *
+element_of(KpgFormatter *f, Oid type)
+{
+	KpgElement *element = f->element;
+	MemoryContext context;
+	MemoryContext old;
+
+	if (element != NULL && element->type == type)
+		return element;
+	f->element = NULL;
+	if (element != NULL)
+		MemoryContextDelete(element->context);
+
+	context = AllocSetContextCreate(f->format->context, "kusto_ingest element format",
+									ALLOCSET_SMALL_SIZES);
+	old = MemoryContextSwitchTo(context);
+	element = palloc0(sizeof(KpgElement));
+	element->context = context;
+	element->type = type;
+	element->meta.element_type = type;
+	get_typlenbyvalalign(type, &element->meta.typlen, &element->meta.typbyval,
+						 &element->meta.typalign);
+	kpg_format_resolve(&element->formatter, f->format, type);
+	MemoryContextSwitchTo(old);
+	f->element = element;
+	return element;
+}
+
+typedef struct ArrayWalk
+{
+	ArrayIterator iterator;
+	KpgFormatter *formatter;
+	int			ndims;
+	const int  *dims;
+	KcBuf	   *out;
+} ArrayWalk;
+
+static void
+put_dimension(ArrayWalk *walk, int dim)
+{
+	KcBuf	   *out = walk->out;
+
+	kc_buf_char(out, '[');
+	for (int i = 0; i < walk->dims[dim] && out->failed == KC_OK; i++)
+	{
+		Datum		value;
+		bool		isnull;
+
+		if (i > 0)
+			kc_buf_char(out, ',');
+		if (dim + 1 < walk->ndims)
+			put_dimension(walk, dim + 1);
+		else if (array_iterate(walk->iterator, &value, &isnull))
+			put_value(walk->formatter, value, isnull, out);
+	}
+	kc_buf_char(out, ']');
+}
+
+void
+kpg_format_array(KpgFormatter *f, Datum value, KcBuf *out)
+{
+	ArrayType  *array = DatumGetArrayTypeP(value);
+	KpgElement *element = element_of(f, ARR_ELEMTYPE(array));
+	ArrayWalk	walk;
+
+	check_stack_depth();
+	if (ARR_NDIM(array) == 0)
+		kc_buf_str(out, "[]");
+	else
+	{
+		walk.iterator = array_create_iterator(array, 0, &element->meta);
+		walk.formatter = &element->formatter;
+		walk.ndims = ARR_NDIM(array);
+		walk.dims = ARR_DIMS(array);
+		walk.out = out;
+		put_dimension(&walk, 0);
+		array_free_iterator(walk.iterator);
+	}
+	if ((Pointer) array != DatumGetPointer(value))
+		pfree(array);
+}
+
+/* ---- composites ---- */
+
+static KcSlice
+make_key(KpgRowFormat *format, const char *name)
+{
+	KpgText		text = {name, strlen(name), NULL};
+	KcBuf		key;
+
+	if (kpg_format_utf8(format, &text, KPG_SHAPE_TEXT) != KPG_FITS)
+		ereport(ERROR,
+				(errcode(ERRCODE_CHARACTER_NOT_IN_REPERTOIRE),
+				 errmsg("a field's name in column \"%s\" has no UTF-8 form", format->column->name),
+				 errhint("Name the fields otherwise, for example by a subquery that uses AS.")));
+	kc_buf_init(&key, format->alloc, KC_BUF_UNLIMITED);
+	kc_json_string(&key, kc_slice_n(text.data, text.len));
+	kc_buf_char(&key, ':');
+	kpg_format_buf_check(&key);
+	kpg_format_text_free(&text);
+	return kc_buf_view(&key);
+}
+
+static KpgRecord *
+record_of(KpgFormatter *f, Oid type, int32 typmod)
+{
+	KpgRecord  *record = f->record;
+	uint64		identifier = assign_record_type_identifier(type, typmod);
+	MemoryContext context;
+	MemoryContext old;
+	int			natts;
+
+	if (record != NULL && record->identifier == identifier)
+		return record;
+	f->record = NULL;
+	if (record != NULL)
+		MemoryContextDelete(record->context);
+
+	context = AllocSetContextCreate(f->format->context, "kusto_ingest record format",
+									ALLOCSET_SMALL_SIZES);
+	old = MemoryContextSwitchTo(context);
+	record = palloc0(sizeof(KpgRecord));
+	record->context = context;
+	record->identifier = identifier;
+	record->desc = lookup_rowtype_tupdesc_copy(type, typmod);
+	natts = record->desc->natts;
+	record->fields = palloc0(natts * sizeof(KpgField));
+	record->values = palloc(natts * sizeof(Datum));
+	record->nulls = palloc(natts * sizeof(bool));
+	for (int i = 0; i < natts; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(record->desc, i);
+
+		if (att->attisdropped)
+			continue;
+		record->fields[i].key = make_key(f->format, NameStr(att->attname));
+		kpg_format_resolve(&record->fields[i].formatter, f->format, att->atttypid);
+	}
+	MemoryContextSwitchTo(old);
+	f->record = record;
+	return record;
+}
+
+void
+kpg_format_record(KpgFormatter *f, Datum value, KcBuf *out)
+{
+	HeapTupleHeader header = DatumGetHeapTupleHeader(value);
+	KpgRecord  *record = record_of(f, HeapTupleHeaderGetTypeId(header),
+								   HeapTupleHeaderGetTypMod(header));
+	bool		first = true;
+	HeapTupleData tuple;
+
+	check_stack_depth();
+	tuple.t_len = HeapTupleHeaderGetDatumLength(header);
+	ItemPointerSetInvalid(&tuple.t_self);
+	tuple.t_tableOid = InvalidOid;
+	tuple.t_data = header;
+	heap_deform_tuple(&tuple, record->desc, record->values, record->nulls);
+
+	kc_buf_char(out, '{');
+	for (int i = 0; i < record->desc->natts && out->failed == KC_OK; i++)
+	{
+		KpgField   *field = &record->fields[i];
+
+		if (field->key.data == NULL)
+			continue;
+		if (!first)
+			kc_buf_char(out, ',');
+		first = false;
+		kc_buf_slice(out, field->key);
+		put_value(&field->formatter, record->values[i], record->nulls[i], out);
+	}
+	kc_buf_char(out, '}');
+
+	if ((Pointer) header != DatumGetPointer(value))
+		pfree(header);
+}
+
+/* ---- ranges ---- */
+
+static void
+put_range(KpgFormatter *bound_formatter, TypeCacheEntry *typcache, const RangeType *range, KcBuf *out)
+{
+	RangeBound	lower;
+	RangeBound	upper;
+	bool		empty;
+
+	range_deserialize(typcache, range, &lower, &upper, &empty);
+	if (empty)
+	{
+		kc_buf_str(out, "{\"empty\":true}");
+		return;
+	}
+	kc_buf_str(out, "{\"lower\":");
+	put_value(bound_formatter, lower.val, lower.infinite, out);
+	kc_buf_str(out, ",\"upper\":");
+	put_value(bound_formatter, upper.val, upper.infinite, out);
+	kc_buf_str(out, ",\"bounds\":\"");
+	kc_buf_char(out, lower.inclusive ? '[' : '(');
+	kc_buf_char(out, upper.inclusive ? ']' : ')');
+	kc_buf_str(out, "\"}");
+}
+
+void
+kpg_format_range(KpgFormatter *f, Datum value, KcBuf *out)
+{
+	RangeType  *range = DatumGetRangeTypeP(value);
+	KpgElement *element;
+
+	check_stack_depth();
+	if (f->typcache == NULL)
+		f->typcache = lookup_type_cache(f->type, TYPECACHE_RANGE_INFO);
+	element = element_of(f, f->typcache->rngelemtype->type_id);
+	put_range(&element->formatter, f->typcache, range, out);
+	if ((Pointer) range != DatumGetPointer(value))
+		pfree(range);
+}
+
+void
+kpg_format_multirange(KpgFormatter *f, Datum value, KcBuf *out)
+{
+	KpgElement *element;
+	RangeType **ranges;
+	int			nranges;
+
+	check_stack_depth();
+	if (f->typcache == NULL)
+		f->typcache = kpg_compat_multirange_range(f->type);
+	element = element_of(f, f->typcache->rngelemtype->type_id);
+	nranges = kpg_compat_multirange_ranges(f->typcache, value, &ranges);
+
+	kc_buf_char(out, '[');
+	for (int i = 0; i < nranges && out->failed == KC_OK; i++)
+	{
+		if (i > 0)
+			kc_buf_char(out, ',');
+		put_range(&element->formatter, f->typcache, ranges[i], out);
+	}
+	kc_buf_char(out, ']');
+	if (nranges > 0)
+		pfree(ranges);
+}

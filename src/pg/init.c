@@ -1,0 +1,152 @@
+/*
+ * init.c
+ *	  The library's magic block and its configuration parameters.
+ *
+ * Runs in the postmaster when the library is preloaded: it allocates nothing
+ * but the parameters and leaves libcurl alone, which is initialised in the
+ * process that needs it.
+ */
+#include "postgres.h"
+
+#include <ctype.h>
+#include <limits.h>
+
+#include "compat.h"
+#include "settings.h"
+
+#define EXTENSION_VERSION "1.0"
+
+#ifdef PG_MODULE_MAGIC_EXT
+PG_MODULE_MAGIC_EXT(.name = "kusto_ingest", .version = EXTENSION_VERSION);
+#else
+PG_MODULE_MAGIC;
+#endif
+
+char	   *kpg_default_server;
+char	   *kpg_trusted_hosts;
+int			kpg_max_blob_size_kb = 512 * 1024;
+int			kpg_compression_level = 1;
+int			kpg_connect_timeout_ms = 10 * 1000;
+int			kpg_request_timeout_ms = 4 * 60 * 1000;
+int			kpg_stall_timeout_ms = 60 * 1000;
+int			kpg_retry_timeout_ms = 2 * 60 * 1000;
+int			kpg_naptime_ms = 10 * 1000;
+int			kpg_worker_idle_timeout_ms = 60 * 1000;
+int			kpg_status_timeout_s = 48 * 60 * 60;
+
+PGDLLEXPORT void _PG_init(void);
+
+/*
+ * Host suffixes, separated by commas.  A suffix without a dot would trust a
+ * whole top-level domain.
+ */
+static bool
+check_trusted_hosts(char **newval, void **extra, GucSource source)
+{
+	const char *p = *newval;
+
+	while (*p != '\0')
+	{
+		size_t		len = strcspn(p, ",");
+		const char *word = p + strspn(p, " \t");
+		const char *end = p + len;
+
+		while (end > word && (end[-1] == ' ' || end[-1] == '\t'))
+			end--;
+		if (end == word)
+		{
+			GUC_check_errdetail("The list has an empty element.");
+			return false;
+		}
+		for (const char *c = word; c < end; c++)
+		{
+			if (!isalnum((unsigned char) *c) && *c != '.' && *c != '-')
+			{
+				GUC_check_errdetail("A host suffix consists of letters, digits, hyphens and dots.");
+				return false;
+			}
+		}
+		if (memchr(word + 1, '.', (size_t) (end - word) - 1) == NULL)
+		{
+			GUC_check_errdetail("A host suffix needs two labels at least, such as \".example.com\".");
+			return false;
+		}
+		p += len;
+		if (*p == ',' && *++p == '\0')
+		{
+			GUC_check_errdetail("The list has an empty element.");
+			return false;
+		}
+	}
+	return true;
+}
+
+static void
+define_targets(void)
+{
+	DefineCustomStringVariable("kusto_ingest.default_server",
+							   "Server that a call without the argument server means.",
+							   NULL, &kpg_default_server, "",
+							   PGC_USERSET, 0, NULL, NULL, NULL);
+	DefineCustomStringVariable("kusto_ingest.trusted_hosts",
+							   "Further host name suffixes that may be given tokens and data.",
+							   "Comma-separated; Kusto's own host names and the loopback are always trusted.",
+							   &kpg_trusted_hosts, "",
+							   PGC_SUSET, 0, check_trusted_hosts, NULL, NULL);
+	DefineCustomIntVariable("kusto_ingest.max_blob_size",
+							"Uncompressed size at which an export begins another blob.",
+							NULL, &kpg_max_blob_size_kb, 512 * 1024, 1024, 4 * 1024 * 1024,
+							PGC_USERSET, GUC_UNIT_KB, NULL, NULL, NULL);
+	DefineCustomIntVariable("kusto_ingest.compression_level",
+							"Level of gzip compression of blobs.",
+							NULL, &kpg_compression_level, 1, 1, 9,
+							PGC_USERSET, 0, NULL, NULL, NULL);
+}
+
+static void
+define_network(void)
+{
+	DefineCustomIntVariable("kusto_ingest.connect_timeout",
+							"Time to connect to a host, TLS included.",
+							NULL, &kpg_connect_timeout_ms, 10 * 1000, 1, INT_MAX,
+							PGC_USERSET, GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomIntVariable("kusto_ingest.request_timeout",
+							"Time to wait for the answer to a query or command.",
+							NULL, &kpg_request_timeout_ms, 4 * 60 * 1000, 1, INT_MAX,
+							PGC_USERSET, GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomIntVariable("kusto_ingest.stall_timeout",
+							"Time after which a transfer that moves nothing is given up.",
+							NULL, &kpg_stall_timeout_ms, 60 * 1000, 1, INT_MAX,
+							PGC_USERSET, GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomIntVariable("kusto_ingest.retry_timeout",
+							"Time for which a request that fails for a passing reason is repeated.",
+							"Zero means that nothing is repeated.",
+							&kpg_retry_timeout_ms, 2 * 60 * 1000, 0, INT_MAX,
+							PGC_USERSET, GUC_UNIT_MS, NULL, NULL, NULL);
+}
+
+static void
+define_worker(void)
+{
+	DefineCustomIntVariable("kusto_ingest.naptime",
+							"Time between two looks for work that nobody announced.",
+							NULL, &kpg_naptime_ms, 10 * 1000, 100, INT_MAX,
+							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomIntVariable("kusto_ingest.worker_idle_timeout",
+							"Time without work after which a database's worker ends.",
+							NULL, &kpg_worker_idle_timeout_ms, 60 * 1000, 0, INT_MAX,
+							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomIntVariable("kusto_ingest.status_timeout",
+							"Time after which a blob without an outcome becomes \"unknown\".",
+							NULL, &kpg_status_timeout_s, 48 * 60 * 60, 1, INT_MAX,
+							PGC_SIGHUP, GUC_UNIT_S, NULL, NULL, NULL);
+}
+
+void
+_PG_init(void)
+{
+	define_targets();
+	define_network();
+	define_worker();
+	kpg_compat_reserve_prefix("kusto_ingest");
+}

@@ -1,0 +1,26 @@
+/*
+ * outcome_wait.h
+ *	  Wait until an operation has ended.
+ */
+#ifndef KPG_OUTCOME_WAIT_H
+#define KPG_OUTCOME_WAIT_H
+
+#include "postgres.h"
+
+#include "utils/uuid.h"
+
+/*
+ * Wait until the operation has ended, at most timeout_ms (-1: for ever), and
+ * return its state, palloc'd: a final one, or when time ran out the one it is
+ * in.  Raises for an operation that does not exist or that the current user
+ * may not see, and for one of the current, uncommitted transaction.
+ *
+ * Takes no snapshot and keeps no lock between two looks.  What the calling
+ * statement holds by itself stays held, though: commit_between, for a
+ * procedure that was called non-atomically and has no SPI connection of its
+ * own open, ends the transaction between looks.  The result then lives in the
+ * context that was current at the call, which must outlive transactions.
+ */
+extern char *kpg_outcome_wait(const pg_uuid_t *id, int64 timeout_ms, bool commit_between);
+
+#endif							/* KPG_OUTCOME_WAIT_H */

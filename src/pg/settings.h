@@ -1,0 +1,31 @@
+/*
+ * settings.h
+ *	  The configuration parameters, prefix kusto_ingest.  Defined in init.c.
+ *
+ * Units are in the names, because GUC hides them.
+ */
+#ifndef KPG_SETTINGS_H
+#define KPG_SETTINGS_H
+
+#include "postgres.h"
+
+/* which cluster */
+extern char *kpg_default_server;	/* "": none */
+extern char *kpg_trusted_hosts; /* comma-separated host suffixes, "": none */
+
+/* blobs */
+extern int	kpg_max_blob_size_kb;	/* raw bytes of a blob, in kB */
+extern int	kpg_compression_level;	/* zlib's, 1 to 9 */
+
+/* the network */
+extern int	kpg_connect_timeout_ms;
+extern int	kpg_request_timeout_ms;
+extern int	kpg_stall_timeout_ms;
+extern int	kpg_retry_timeout_ms;
+
+/* the worker */
+extern int	kpg_naptime_ms;
+extern int	kpg_worker_idle_timeout_ms;
+extern int	kpg_status_timeout_s;	/* a posted blob without an outcome is given up */
+
+#endif							/* KPG_SETTINGS_H */

@@ -1,0 +1,340 @@
+// Management commands of the engine, as far as the tests and the SDK need them:
+// learn.microsoft.com/kusto/management. A command is looked up by its first words.
+import { randomUUID } from 'node:crypto';
+import { KustoError } from './errors.js';
+import { Parser } from './kql.js';
+import { DEFAULT_VALIDATION, Loader } from './loader.js';
+import { parseMapping } from './mapping.js';
+import { isDataManagementCommand, versionTable, wrongEndpoint } from './mgmt.js';
+import { runQuery } from './query.js';
+import { tableOf } from './result.js';
+import { Extent } from './schema.js';
+import { datetimeFromMs, parserOf, typeNamed } from './types.js';
+
+const TABLE_SCHEMA = 'TableName, Schema, DatabaseName, Folder, DocString';
+const PRINCIPAL_SCHEMA = 'Role, PrincipalType, PrincipalDisplayName, PrincipalObjectId, PrincipalFQN, Notes';
+const FAILURE_SCHEMA = 'OperationId:guid, Database, Table, FailedOn:datetime, IngestionSourcePath, Details, FailureKind, RootActivityId:guid, OperationKind, OriginatesFromUpdatePolicy:bool, ErrorCode, Principal, User, IngestionProperties, NumberOfSources:int, ShouldRetry:bool';
+const INGEST_SCHEMA = 'ExtentId:guid, ItemLoaded, Duration:timespan, HasErrors:bool, OperationId:guid';
+const MAPPING_SCHEMA = 'Name, Kind, Mapping, LastUpdatedOn:datetime, Database, Table';
+
+export class EngineCommands {
+  constructor(service) {
+    this.service = service;
+  }
+
+  // Longest match first; text after the words is the command's own.
+  async run(database, csl, caller) {
+    const text = csl.trim();
+    if (isDataManagementCommand(text)) throw wrongEndpoint();
+    const known = COMMANDS.find(({ words }) => words.test(text));
+    if (!known) throw KustoError.syntax(`The command '${text.slice(0, 60)}' is not one that kusto-local knows`);
+    this.service.requireRole(caller, known.role, known.role === 'viewer' ? 'Read' : 'Write', `database '${database}'`);
+    const rest = text.replace(known.words, '');
+    const context = { service: this.service, store: this.service.store, database, caller };
+    const home = known.cluster ? null : this.service.store.database(database);
+    return known.run(rest, { ...context, home });
+  }
+}
+
+const asIs = (words, flags = 'i') => new RegExp(`^${words.replaceAll(' ', '\\s+')}(?![\\w-])`, flags);
+
+function command(words, role, run, extra = {}) {
+  return { words: asIs(words), role, run, ...extra };
+}
+
+// (name:type, …)
+function columnList(parser) {
+  parser.expect('(');
+  const columns = parser.list(() => {
+    const name = parser.name();
+    parser.expect(':');
+    const typeName = parser.name();
+    const type = typeNamed(typeName);
+    if (!type) throw KustoError.syntax(`'${typeName}' is not a type`);
+    return { name, type };
+  });
+  parser.expect(')');
+  return columns;
+}
+
+// with (key = value, …) → { key: value }
+function properties(parser) {
+  const found = {};
+  if (!parser.take('with')) return found;
+  parser.expect('(');
+  if (parser.take(')')) return found;
+  parser.list(() => {
+    const key = parser.name();
+    parser.expect('=');
+    const { kind, value } = parser.token;
+    parser.at += 1;
+    found[key] = kind === 'name' && /^(true|false)$/i.test(value) ? value.toLowerCase() === 'true' : value;
+  });
+  parser.expect(')');
+  return found;
+}
+
+function finish(parser) {
+  parser.take(';');
+  if (parser.token.kind !== 'end') throw KustoError.syntax(`unexpected '${parser.token.value}' at the end of the command`);
+}
+
+function describe(table, database) {
+  return tableOf(TABLE_SCHEMA, [[table.name, JSON.stringify({
+    Name: table.name,
+    OrderedColumns: table.columns.map((c) => ({ Name: c.name, CslType: c.type })),
+  }), database, table.folder, table.docString]]);
+}
+
+function createTable(merge) {
+  return (rest, { store, database, home }) => {
+    const parser = new Parser(rest);
+    const name = parser.name();
+    const columns = columnList(parser);
+    const options = properties(parser);
+    finish(parser);
+    const known = home.tables.get(name);
+    if (known && merge) known.merge(columns);
+    else if (known) return describe(known, database);
+    return describe(known ?? store.createTable(database, name, columns, { folder: options.folder, docString: options.docstring }), database);
+  };
+}
+
+function createMapping(replace) {
+  return (rest, { store, database }) => {
+    const parser = new Parser(rest);
+    const table = store.table(database, parser.name());
+    parser.expect('ingestion');
+    const kind = parser.name().toLowerCase();
+    parser.expect('mapping');
+    const name = parser.string();
+    const text = parser.string();
+    properties(parser);
+    finish(parser);
+    if (kind !== 'csv') throw KustoError.badRequest('BadRequest_FormatNotSupported', `kusto-local knows csv mappings only, not '${kind}'`);
+    if (table.mappings.has(name) && !replace) {
+      throw KustoError.badRequest('BadRequest_EntityAlreadyExists', `The mapping '${name}' already exists`);
+    }
+    const items = parseMapping(text);
+    table.mappings.set(name, { name, text, items });
+    return tableOf(MAPPING_SCHEMA, [[name, 'Csv', text, datetimeFromMs(Date.now()), database, table.name]]);
+  };
+}
+
+function dropTable(rest, { home }) {
+  const parser = new Parser(rest);
+  const name = parser.name();
+  const ifExists = parser.take('ifexists');
+  finish(parser);
+  if (!home.tables.delete(name) && !ifExists) throw KustoError.entityNotFound('Table', name);
+  return tableOf('TableName, DatabaseName', [...home.tables.keys()].map((t) => [t, home.name]));
+}
+
+function showTable(rest, context) {
+  const { store, database } = context;
+  const parser = new Parser(rest);
+  const table = store.table(database, parser.name());
+  if (parser.token.kind === 'end') {
+    return tableOf('AttributeName, AttributeType, ExtentSize:long, CompressionRatio:real, IndexSize:long, IndexSizePercent:real, OriginalSize:long, AttributeId:guid, SharedIndexSize:long, StorageEngineVersion',
+      table.columns.map((c) => [c.name, c.type, 0n, 0, 0n, 0, 0n, randomUUID(), 0n, 'V3']));
+  }
+  const what = parser.operatorName().toLowerCase();
+  const run = TABLE_VIEWS[what];
+  if (!run) throw KustoError.syntax(`'.show table … ${what}' is not one that kusto-local knows`);
+  return run(parser, table, context);
+}
+
+const TABLE_VIEWS = {
+  cslschema: (_, table, { database }) => tableOf(TABLE_SCHEMA, [[table.name, table.cslSchema().replaceAll(', ', ','), database, table.folder, table.docString]]),
+  schema(_, table, { database }) {
+    const json = JSON.stringify({
+      Name: table.name,
+      OrderedColumns: table.columns.map((c) => ({ Name: c.name, CslType: c.type })),
+    });
+    return tableOf(TABLE_SCHEMA, [[table.name, json, database, table.folder, table.docString]]);
+  },
+  extents: (_, table, { database }) => tableOf('ExtentId:guid, DatabaseName, TableName, RowCount:long, MinCreatedOn:datetime, MaxCreatedOn:datetime, Tags',
+    table.extents.map((e) => [e.id, database, table.name, BigInt(e.rows), instant(e.creationTime), instant(e.creationTime), e.tags.join('\r\n')])),
+  details: (_, table, { database }) => tableOf('TableName, DatabaseName, Folder, DocString, TotalExtents:long, TotalRowCount:long',
+    [[table.name, database, table.folder, table.docString, BigInt(table.extents.length), BigInt(table.rowCount)]]),
+  policy(parser, table, { database }) {
+    const name = parser.name();
+    return tableOf('PolicyName, EntityName, Policy, ChildEntities, EntityType', [
+      [name, `[${database}].[${table.name}]`, table.policies.get(name.toLowerCase()) ?? 'null', null, 'Table'],
+    ]);
+  },
+  ingestion(parser, table, { database }) {
+    while (parser.token.kind === 'name') parser.at += 1;
+    const wanted = parser.token.kind === 'string' ? parser.string() : null;
+    if (wanted && !table.mappings.has(wanted)) throw KustoError.entityNotFound('MappingPersistent', wanted);
+    const mappings = [...table.mappings.values()].filter((m) => !wanted || m.name === wanted);
+    return tableOf(MAPPING_SCHEMA, mappings.map((m) => [m.name, 'Csv', m.text, datetimeFromMs(Date.now()), database, table.name]));
+  },
+};
+
+const instant = (text) => parserOf('datetime')(text) ?? null;
+
+function alterPolicy(rest, { store, database }) {
+  const parser = new Parser(rest);
+  const table = store.table(database, parser.name());
+  parser.expect('policy');
+  const name = parser.name().toLowerCase();
+  let text;
+  if (parser.take('enable')) text = '{"IsEnabled":true}';
+  else if (parser.take('disable')) text = '{"IsEnabled":false}';
+  else text = parser.string();
+  table.policies.set(name, text);
+  return tableOf('PolicyName, EntityName, Policy, ChildEntities, EntityType', [
+    [name, `[${database}].[${table.name}]`, text, null, 'Table'],
+  ]);
+}
+
+function deletePolicy(rest, { store, database }) {
+  const parser = new Parser(rest);
+  const table = store.table(database, parser.name());
+  parser.expect('policy');
+  table.policies.delete(parser.name().toLowerCase());
+  return tableOf('PolicyName, EntityName', []);
+}
+
+function showFailures(_, { service }) {
+  return tableOf(FAILURE_SCHEMA, service.ingestion.failures.map((f) => [
+    f.OperationId, f.Database, f.Table, instant(f.FailedOn), f.IngestionSourcePath, f.Details, f.FailureStatus,
+    f.RootActivityId, 'DataIngestPull', false, f.ErrorCode, f.Principal, '', '', 1, f.ShouldRetry,
+  ]));
+}
+
+function showPrincipals(_, { service, caller }) {
+  const names = { admin: 'Admin', user: 'User', viewer: 'Viewer', ingestor: 'Ingestor' };
+  return tableOf(PRINCIPAL_SCHEMA, service.config.roles.map((role) => [
+    `Database ${names[role]}`, 'Microsoft Entra app', 'kusto-local client', service.client.client_id, caller.principal, '',
+  ]));
+}
+
+// Everything after <| is CSV text, as it stands.
+function ingestInline(rest, { store, database, service }) {
+  const at = rest.indexOf('<|');
+  if (at < 0) throw KustoError.syntax("'<|' is missing");
+  const parser = new Parser(rest.slice(0, at));
+  parser.take('table');
+  const table = store.table(database, parser.name());
+  const props = properties(parser);
+  finish(parser);
+  const ingest = ingestionProperties(table, props);
+  if (ingest.skip) return tableOf(INGEST_SCHEMA, [[NO_EXTENT, '', 0n, false, randomUUID()]]);
+  const report = (kind, message, where) => service.journal.violation(kind, message, { db: database, table: table.name, ...where });
+  const loader = new Loader(table, { ...ingest.options, report });
+  loader.push(Buffer.from(rest.slice(at + 2).replace(/^[ \t]*\r?\n|^[ \t]+/, '')));
+  const extent = loader.finish();
+  table.extents.push(extent);
+  return tableOf(INGEST_SCHEMA, [[extent.id, `inproc:${extent.id}`, 0n, false, randomUUID()]]);
+}
+
+const NO_EXTENT = '00000000-0000-0000-0000-000000000000';
+
+// The properties that direct and queued ingestion have in common, as text.
+export function ingestionProperties(table, props) {
+  const get = (name) => Object.entries(props).find(([k]) => k.toLowerCase() === name.toLowerCase())?.[1];
+  const keys = get('ingestIfNotExists');
+  const reference = get('ingestionMappingReference') ?? get('csvMappingReference');
+  let mapping = null;
+  if (get('ingestionMapping')) mapping = parseMapping(get('ingestionMapping'));
+  else if (reference) {
+    const found = table.mappings.get(reference);
+    if (!found) throw KustoError.entityNotFound('MappingPersistent', reference);
+    mapping = found.items;
+  }
+  const ignoreFirst = get('ignoreFirstRecord');
+  const policy = get('validationPolicy');
+  return {
+    skip: keys ? table.hasIngestBy(JSON.parse(keys)) : false,
+    options: {
+      mapping,
+      tags: get('tags') ? JSON.parse(get('tags')) : [],
+      creationTime: get('creationTime') ?? null,
+      ignoreFirstRecord: ignoreFirst === true || ignoreFirst === 'true',
+      validation: policy ? { ...DEFAULT_VALIDATION, ...JSON.parse(policy) } : DEFAULT_VALIDATION,
+    },
+  };
+}
+
+async function ingestInto(rest, { store, database, service }) {
+  const parser = new Parser(rest);
+  parser.take('async');
+  parser.expect('into');
+  parser.take('table');
+  const table = store.table(database, parser.name());
+  parser.expect('(');
+  const urls = parser.list(() => parser.string());
+  parser.expect(')');
+  const props = properties(parser);
+  finish(parser);
+  const ingest = ingestionProperties(table, props);
+  if (ingest.skip) return tableOf(INGEST_SCHEMA, [[NO_EXTENT, '', 0n, false, randomUUID()]]);
+  const operation = randomUUID();
+  const extents = [];
+  for (const url of urls) extents.push(await service.ingestion.loadBlob(url, table, ingest.options));
+  table.extents.push(...extents);
+  return tableOf(INGEST_SCHEMA, extents.map((e, i) => [e.id, urls[i].split('?')[0], 0n, false, operation]));
+}
+
+// .set, .append, .set-or-append, .set-or-replace T <| query
+function fromQuery(mode) {
+  return (rest, { store, database, home }) => {
+    const at = rest.indexOf('<|');
+    if (at < 0) throw KustoError.syntax("'<|' is missing");
+    const parser = new Parser(rest.slice(0, at));
+    parser.take('async');
+    const name = parser.name();
+    const props = properties(parser);
+    finish(parser);
+    const known = home.tables.get(name);
+    if (mode === 'set' && known) throw KustoError.badRequest('BadRequest_EntityAlreadyExists', `Table '${name}' already exists`);
+    if (mode === 'append' && !known) throw KustoError.entityNotFound('Table', name);
+    const { columns, rows } = runQuery(store, database, rest.slice(at + 2));
+    const table = known ?? store.createTable(database, name, columns);
+    const extent = new Extent(table.columns, { tags: props.tags ? JSON.parse(props.tags) : [] });
+    for (const row of rows()) {
+      table.columns.forEach((c, i) => extent.columns[i].push(row[i] ?? (c.type === 'string' ? '' : null)));
+      extent.rows += 1;
+    }
+    if (mode === 'set-or-replace') table.clear();
+    table.extents.push(extent);
+    return tableOf('ExtentId:guid, OriginalSize:long, ExtentSize:long, CompressedSize:long, IndexSize:long, RowCount:long',
+      [[extent.id, 0n, 0n, 0n, 0n, BigInt(extent.rows)]]);
+  };
+}
+
+const COMMANDS = [
+  command('.create-or-alter table', 'user', createMapping(true)),
+  command('.create-merge table', 'user', createTable(true)),
+  { words: /^\.create\s+table(?=\s+(?:\[[^\]]*\]|[\w$]+)\s+ingestion\b)/i, role: 'user', run: createMapping(false) },
+  command('.create table', 'user', createTable(false)),
+  command('.drop table', 'admin', dropTable),
+  command('.clear table', 'admin', (rest, { store, database }) => {
+    const parser = new Parser(rest);
+    const table = store.table(database, parser.name());
+    parser.expect('data');
+    finish(parser);
+    table.clear();
+    return tableOf('Status', [['Succeeded']]);
+  }),
+  command('.alter-merge table', 'admin', alterPolicy),
+  command('.alter table', 'admin', alterPolicy),
+  command('.delete table', 'admin', deletePolicy),
+  command('.show tables', 'viewer', (_, { home }) => tableOf('TableName, DatabaseName, Folder, DocString',
+    [...home.tables.values()].map((t) => [t.name, home.name, t.folder, t.docString]))),
+  command('.show table', 'viewer', showTable),
+  command('.show databases', 'viewer', (_, { store }) => tableOf('DatabaseName, PersistentStorage, Version, IsCurrent:bool, DatabaseAccessMode, PrettyName, ReservedSlot1:bool, DatabaseId:guid',
+    [...store.databases.values()].map((d) => [d.name, '', 'v1.0', false, 'ReadWrite', '', null, NO_EXTENT])), { cluster: true }),
+  command('.show version', 'viewer', () => versionTable('Engine'), { cluster: true }),
+  command('.show ingestion failures', 'viewer', showFailures, { cluster: true }),
+  command('.show principal roles', 'viewer', showPrincipals, { cluster: true }),
+  { words: /^\.show\s+database\s+.*\s+principals\s*;?$/i, role: 'viewer', run: showPrincipals, cluster: true },
+  command('.ingest inline into', 'ingestor', ingestInline),
+  command('.ingest', 'ingestor', ingestInto),
+  command('.set-or-append', 'ingestor', fromQuery('set-or-append')),
+  command('.set-or-replace', 'ingestor', fromQuery('set-or-replace')),
+  command('.set', 'ingestor', fromQuery('set')),
+  command('.append', 'ingestor', fromQuery('append')),
+];
