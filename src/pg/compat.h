@@ -12,16 +12,26 @@
 #include "access/htup_details.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_foreign_server.h"
+#include "datatype/timestamp.h"
 #include "executor/executor.h"
 #include "fmgr.h"
 #include "funcapi.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "tcop/pquery.h"
 #include "tcop/tcopprot.h"
 #include "utils/acl.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
+#include "utils/rangetypes.h"
 #include "utils/tuplestore.h"
+#include "utils/typcache.h"
+#if PG_VERSION_NUM >= 140000
+#include "utils/multirangetypes.h"
+#endif
+#if PG_VERSION_NUM >= 160000
+#include "varatt.h"
+#endif
 #if PG_VERSION_NUM >= 140000
 #include "utils/wait_event.h"
 #else
@@ -141,6 +151,80 @@ kpg_compat_materialize(FunctionCallInfo fcinfo)
 		tuplestore_begin_heap((rsinfo->allowedModes & SFRM_Materialize_Random) != 0, false, work_mem);
 	rsinfo->setDesc = desc;
 	MemoryContextSwitchTo(old);
+#endif
+}
+
+/* ---- types ---- */
+
+/*
+ * Convert text between encodings with the given function into dest, which has
+ * room for the worst case.  Returns how many bytes of src were converted, up to
+ * the first character that has no form in dest_encoding; dest is terminated.
+ * PostgreSQL 13 raises an error for such a character instead.
+ */
+static inline size_t
+kpg_compat_convert(Oid function, int src_encoding, int dest_encoding,
+				   const char *src, int src_len, char *dest, int dest_size)
+{
+#if PG_VERSION_NUM >= 140000
+	return (size_t) pg_do_encoding_conversion_buf(function, src_encoding, dest_encoding,
+												  (unsigned char *) unconstify(char *, src), src_len,
+												  (unsigned char *) dest, dest_size, true);
+#else
+	OidFunctionCall5(function, Int32GetDatum(src_encoding), Int32GetDatum(dest_encoding),
+					 CStringGetDatum(src), CStringGetDatum(dest), Int32GetDatum(src_len));
+	return (size_t) src_len;
+#endif
+}
+
+static inline bool
+kpg_compat_interval_not_finite(const Interval *interval)
+{
+#if PG_VERSION_NUM >= 170000
+	return INTERVAL_NOT_FINITE(interval);
+#else
+	(void) interval;
+	return false;
+#endif
+}
+
+static inline bool
+kpg_compat_is_multirange(char typtype)
+{
+#if PG_VERSION_NUM >= 140000
+	return typtype == TYPTYPE_MULTIRANGE;
+#else
+	(void) typtype;
+	return false;
+#endif
+}
+
+/* The range type of a multirange type. */
+static inline TypeCacheEntry *
+kpg_compat_multirange_range(Oid type)
+{
+#if PG_VERSION_NUM >= 140000
+	return lookup_type_cache(type, TYPECACHE_MULTIRANGE_INFO)->rngtype;
+#else
+	(void) type;
+	return NULL;
+#endif
+}
+
+/* The ranges of a multirange value; how many there are is returned. */
+static inline int32
+kpg_compat_multirange_ranges(TypeCacheEntry *range_type, Datum value, RangeType ***ranges)
+{
+#if PG_VERSION_NUM >= 140000
+	int32		nranges;
+
+	multirange_deserialize(range_type, DatumGetMultirangeTypeP(value), &nranges, ranges);
+	return nranges;
+#else
+	(void) range_type;
+	(void) value;
+	*ranges = NULL;
+	return 0;
 #endif
 }
 
