@@ -108,7 +108,7 @@ Signature did not match: sig=$signature</Message>
 <AuthenticationErrorDetail>sig=$decoded_signature was computed with $blob_url</AuthenticationErrorDetail></Error>
 XML
 
-# name, match, action: what the service does wrong.
+# name, match, action: what the service does wrong; and the server, if only one knows that secret.
 my @faults = (
 	[ 'a token endpoint that echoes the form', { service => 'login' },
 		{ status => 401, headers => { 'Content-Type' => 'application/json' },
@@ -125,7 +125,9 @@ my @faults = (
 	[ 'a service that echoes the request', { service => 'ingest', path => '/v1/rest/mgmt' },
 		{ status => 400, headers => { 'Content-Type' => 'application/json' }, body => $error_object } ],
 	[ 'a service that says 401 with the token', { service => 'engine|ingest', path => '/v[12]/rest/(mgmt|query)' },
-		{ status => 401, headers => { 'WWW-Authenticate' => qq(Bearer realm="$jwt") }, body => "not authorized: Authorization: Bearer $jwt, bare $token" } ],
+		{ status => 401, headers => { 'WWW-Authenticate' => qq(Bearer realm="$jwt") }, body => "not authorized: Authorization: Bearer $jwt" } ],
+	[ 'a service that says 401 with a token of no shape', { service => 'engine|ingest', path => '/v[12]/rest/(mgmt|query)' },
+		{ status => 401, body => "cannot use $token, nor \"$token\"" }, 'tok' ],
 	[ 'a service that says 403 with a SAS', { service => 'engine|ingest', path => '/v[12]/rest/(mgmt|query)' },
 		{ status => 403, body => "forbidden: $blob_url\nsv=1&sig=$signature\nBearer $jwt" } ],
 	[ 'resources that are broken', { service => 'ingest', body => 'ingestion resources' },
@@ -166,13 +168,13 @@ my %statements = (
 my $followed = 0;
 for my $fault (@faults)
 {
-	my ($name, $match, $action) = @$fault;
+	my ($name, $match, $action, $only) = @$fault;
 	my $errors = 0;
 	for my $function (sort keys %statements)
 	{
 		for my $server (qw(adx tok))
 		{
-			next if $server eq 'tok' && ($match->{service} // '') !~ /engine/;
+			next if $server ne ($only // 'adx') && (defined $only || ($match->{service} // '') !~ /engine/);
 			$kusto->reset;
 			$kusto->create_table(KustoCluster::DATABASE, 'T', 'i:int, t:string');
 			$kusto->fault($match, $action, times => -1);

@@ -5,6 +5,7 @@
 use strict;
 use warnings;
 
+use JSON::PP;
 use KustoCluster qw(literal elapsed process_status);
 use KustoLocal;
 use PostgreSQL::Test::Utils;
@@ -22,7 +23,7 @@ my $pg = KustoCluster->start($kusto, conf => <<~'CONF');
 
 # ---- one export, from a generator to a storage account that throws all away ----
 
-$kusto->config(storage => 'discard');
+$kusto->config(discard => JSON::PP::true);
 my $idle = $pg->session;
 my $session = $pg->session;
 my $base = process_status($idle->pid);
@@ -54,7 +55,7 @@ $idle->quit;
 # ---- rows that are single and huge ----
 
 $kusto->reset;
-$kusto->config(storage => 'discard');
+$kusto->config(discard => JSON::PP::true);
 $session = $pg->session;
 $base = process_status($session->pid);
 $session->sql('BEGIN');

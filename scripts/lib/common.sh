@@ -101,11 +101,12 @@ choose_server_user()
 	id postgres >/dev/null 2>&1 || server_user=nobody
 }
 
+# Runs it in $server_directory, or in $work: our own directory may be closed to that user.
 as_server_user()
 {
 	if [ "$(id -u)" = 0 ]; then
 		setpriv --reuid "$server_user" --regid "$(id -g "$server_user")" --init-groups \
-			env HOME="$work/home" USER="$server_user" LOGNAME="$server_user" "$@"
+			env -C "${server_directory:-$work}" HOME="$work/home" USER="$server_user" LOGNAME="$server_user" "$@"
 	else
 		"$@"
 	fi

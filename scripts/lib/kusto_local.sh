@@ -19,16 +19,25 @@ install_kusto_local()
 	install_node_modules "$root/test/kusto-local"
 }
 
-# Starts the service and exports the KUSTO_... variables that tests and psql scripts read.
+# start_kusto_local [--stay]: starts the service and exports the KUSTO_... variables that tests
+# and psql scripts read. Unless it is to stay, it ends with us even when we are killed: its
+# standard input is a pipe that only we hold open.
 start_kusto_local()
 {
-	local ready= follow follow_pid
+	local ready= follow follow_pid input=/dev/null
 	local output=$work/log/kusto-local.out
+	local options=()
 
+	if [ "${1:-}" != --stay ]; then
+		input=$work/kusto-local.in
+		mkfifo "$input"
+		options=(--exit-on-stdin-close)
+	fi
+	exec {kusto_local_in}<>"$input"
 	: > "$output"
 	# A session of its own, so that Azurite is stopped with it and Ctrl-C reaches only us.
-	setsid "$root/test/kusto-local/bin/kusto-local" "$@" \
-		>"$output" 2>"$work/log/kusto-local.err" </dev/null &
+	setsid "$root/test/kusto-local/bin/kusto-local" "${options[@]}" \
+		<"$input" >"$output" 2>"$work/log/kusto-local.err" {kusto_local_in}>&- &
 	kusto_local_pid=$!
 	on_exit stop_kusto_local
 

@@ -106,8 +106,8 @@ install_packages()
 	if [ "$(id -u)" != 0 ]; then
 		die "run this once as root, or install: $(debian_names "$@")"
 	fi
-	say "installing: $*"
-	apt-get -q -o DPkg::Lock::Timeout=300 update
+	say "installing packages, which takes a minute or two: $*"
+	apt_get update
 	install_without_cluster $(debian_names "$@")
 }
 
@@ -132,13 +132,13 @@ install_without_cluster()
 	local conf=/etc/postgresql-common/createcluster.conf
 	case " $* " in
 		*" postgresql-"[0-9]*)
-			apt_install postgresql-common
+			apt_get install postgresql-common
 			cp -p "$conf" "$conf.kusto_ingest"
 			on_exit restore_createcluster
 			echo 'create_main_cluster = false' >> "$conf"
 			;;
 	esac
-	apt_install "$@"
+	apt_get install "$@"
 	restore_createcluster
 }
 
@@ -148,8 +148,13 @@ restore_createcluster()
 	[ ! -f "$conf.kusto_ingest" ] || mv "$conf.kusto_ingest" "$conf"
 }
 
-apt_install()
+apt_get()
 {
-	DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=300 \
-		-o Dpkg::Use-Pty=0 install --no-install-recommends "$@" </dev/null
+	local log status=0
+	log=$(mktemp)
+	DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 \
+		--no-install-recommends "$@" >"$log" 2>&1 </dev/null || status=$?
+	[ "$status" = 0 ] || tail -n 40 "$log" >&2
+	rm -f "$log"
+	[ "$status" = 0 ] || die "apt-get $1 failed"
 }

@@ -189,6 +189,15 @@ read_metadata(KcCloud *cloud, KcSlice body, KcError *err)
 	return read_azuread(cloud, azuread, err);
 }
 
+static void
+forget(KcCloud *cloud)
+{
+	cloud->known = false;
+	kc_free(cloud->alloc, cloud->info.login_endpoint);
+	kc_free(cloud->alloc, cloud->info.resource);
+	memset(&cloud->info, 0, sizeof(cloud->info));
+}
+
 static KcStatus ask(KcCloud *cloud, KcError *err);
 
 static void
@@ -198,6 +207,7 @@ on_metadata(KcHttp *http)
 	KcError		err = http->error;
 	KcStatus	status = err.status;
 
+	forget(cloud);
 	if (status == KC_OK)
 		status = read_metadata(cloud, kc_buf_view(&http->response.body), &err);
 	else if (http->response.status == 404)
@@ -228,9 +238,7 @@ on_metadata(KcHttp *http)
 		kc_waiter_wake(&cloud->waiters, NULL);
 		return;
 	}
-	kc_free(cloud->alloc, cloud->info.login_endpoint);
-	kc_free(cloud->alloc, cloud->info.resource);
-	memset(&cloud->info, 0, sizeof(cloud->info));
+	forget(cloud);
 	kc_waiter_wake(&cloud->waiters, &err);
 }
 

@@ -322,6 +322,8 @@ kc_token_answer_parse(const KcAlloc *alloc, KcSlice body, int64_t now_us, KcToke
 	answer->refresh_s = answer->lifetime_s - REFRESH_EARLY_S;
 	if (answer->refresh_s < answer->lifetime_s / 2)
 		answer->refresh_s = answer->lifetime_s / 2;
+	if (answer->refresh_s < 1)
+		answer->refresh_s = 1;
 	if (refresh_in > 0 && refresh_in < answer->refresh_s)
 		answer->refresh_s = refresh_in;
 	return KC_OK;

@@ -23,6 +23,9 @@
 /* A shorter secret would be found in every second word. */
 #define SCRUB_MIN	3
 
+/* As often a secret may have been percent-encoded. */
+#define SCRUB_MAX_DEPTH 4
+
 /* ---- slices ---- */
 
 KcSlice
@@ -228,10 +231,11 @@ kc_error_nomem(KcError *err, const char *doing)
 
 /*
  * How many bytes at p stand for the byte want in one of the forms that a URL,
- * a form, JSON or XML gives it; 0 when they do not.
+ * a form, JSON or XML gives it, or 0.  Percent-encoding again and again gives
+ * %XX, %25XX, %2525XX: depth of them.
  */
 static size_t
-match_byte(const char *p, size_t len, unsigned char want)
+match_byte(const char *p, size_t len, unsigned char want, int depth)
 {
 	static const struct
 	{
@@ -242,42 +246,37 @@ match_byte(const char *p, size_t len, unsigned char want)
 		{'"', "&quot;"}, {'\'', "&apos;"}, {'\'', "&#39;"},
 		{'"', "\\\""}, {'\\', "\\\\"}, {'/', "\\/"}, {' ', "+"},
 	};
-	size_t		at = len;
+	char		prefix[] = "%252525";
+	KcSlice		coded[] = {{prefix, 2 * (size_t) depth - 1}, {"\\u00", 4}};
+	KcSlice		text = {p, len};
 
 	for (size_t i = 0; i < sizeof(named) / sizeof(named[0]); i++)
 	{
 		KcSlice		form = kc_slice(named[i].form);
 
-		if ((unsigned char) named[i].byte == want &&
-			kc_slice_starts(kc_slice_n(p, len), form))
+		if ((unsigned char) named[i].byte == want && kc_slice_starts(text, form))
 			return form.len;
 	}
-
-	/* \u00XX, %XX, %25XX and so on */
-	if (len >= 6 && memcmp(p, "\\u00", 4) == 0)
-		at = 4;
-	else if (p[0] == '%')
-		at = 1;
-	while (len - at >= 2)
+	for (size_t i = 0; i < 2; i++)
 	{
-		int			high = kc_ascii_hex(p[at]);
-		int			low = kc_ascii_hex(p[at + 1]);
+		size_t		at = coded[i].len;
+		int			high;
 
-		if (high >= 0 && low >= 0 && high * 16 + low == (int) want)
+		if (!kc_slice_starts(text, coded[i]) || len - at < 2)
+			continue;
+		high = kc_ascii_hex(p[at]);
+		if (high >= 0 && high * 16 + kc_ascii_hex(p[at + 1]) == (int) want)
 			return at + 2;
-		if (p[0] != '%' || p[at] != '2' || p[at + 1] != '5')
-			break;
-		at += 2;
 	}
 	return 0;
 }
 
 /*
- * Length of an occurrence of secret at the start of text, or 0.  An occurrence
- * that the end of the text cuts off counts.
+ * Length of an occurrence of secret at the start of text, as it is (depth 0)
+ * or encoded, or 0.  An occurrence that the end of the text cuts off counts.
  */
 static size_t
-match_secret(KcSlice text, KcSlice secret, bool encoded)
+match_secret(KcSlice text, KcSlice secret, int depth)
 {
 	size_t		at = 0;
 
@@ -289,8 +288,8 @@ match_secret(KcSlice text, KcSlice secret, bool encoded)
 
 		if (at == text.len)
 			return i >= SCRUB_MIN ? at : 0;
-		if (encoded)
-			n = match_byte(text.data + at, text.len - at, want);
+		if (depth > 0)
+			n = match_byte(text.data + at, text.len - at, want, depth);
 		have = (unsigned char) text.data[at];
 		if (n == 0 && (have == want || (want >= 0x80 && have == '?')))
 			n = 1;
@@ -313,10 +312,10 @@ scrub_text(char *text, KcSlice secret)
 	while (r < len)
 	{
 		KcSlice		rest = kc_slice_n(text + r, len - r);
-		size_t		n = match_secret(rest, secret, false);
+		size_t		n = 0;
 
-		if (n == 0)
-			n = match_secret(rest, secret, true);
+		for (int depth = 0; n == 0 && depth <= SCRUB_MAX_DEPTH; depth++)
+			n = match_secret(rest, secret, depth);
 		if (n > 0)
 		{
 			memcpy(text + w, "***", 3);

@@ -10,7 +10,7 @@
 #include <stdio.h>
 #include <string.h>
 
-/* First allocation; below this, growing is all overhead. */
+/* Smallest allocation; below this, growing is all overhead. */
 #define MIN_CAP 64
 
 void
@@ -74,11 +74,16 @@ kc_buf_reserve(KcBuf *buf, size_t extra)
 		return false;
 	}
 
-	/* Doubling keeps appends linear; max is at most SIZE_MAX / 2. */
+	/*
+	 * Doubling keeps appends linear, and a first reservation gets what it asks
+	 * for.  None of this overflows, since max is at most SIZE_MAX / 2.
+	 */
 	needed = buf->len + extra + 1;
-	cap = buf->cap < MIN_CAP ? MIN_CAP : buf->cap;
-	while (cap < needed)
-		cap = cap > (SIZE_MAX - 1) / 2 ? needed : cap * 2;
+	cap = buf->cap <= buf->max / 2 ? buf->cap * 2 : buf->max + 1;
+	if (cap < MIN_CAP)
+		cap = MIN_CAP;
+	if (cap < needed)
+		cap = needed;
 	if (cap > buf->max + 1)
 		cap = buf->max + 1;
 

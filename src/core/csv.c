@@ -123,6 +123,26 @@ has_quote(uint64_t word)
 }
 
 /*
+ * Put the extra quote at *p when rest bytes are still to follow and *spare
+ * tells for how many more there is room.  False: out of room, *p is void.
+ */
+static bool
+put_quote(KcBuf *out, char **p, size_t *spare, size_t rest)
+{
+	if (*spare == 0)
+	{
+		out->len = (size_t) (*p - out->data);
+		*p = room_for(out, rest + 1);
+		if (*p == NULL)
+			return false;
+		*spare = out->cap - out->len - rest - 1;
+	}
+	(*spare)--;
+	*(*p)++ = '"';
+	return true;
+}
+
+/*
  * Copy len bytes to the end of the buffer and double the quotes among them.
  * The caller has made room for len + tail bytes; each quote needs one more,
  * and in the end there is still room for tail.
@@ -153,21 +173,9 @@ copy_doubling(KcBuf *out, const char *data, size_t len, size_t tail)
 		stop = (size_t) (end - data) > sizeof(word) ? data + sizeof(word) : end;
 		while (data < stop)
 		{
-			if (*data == '"')
-			{
-				if (spare == 0)
-				{
-					size_t		rest = (size_t) (end - data) + tail;
-
-					out->len = (size_t) (p - out->data);
-					p = room_for(out, rest + 1);
-					if (p == NULL)
-						return;
-					spare = out->cap - out->len - rest - 1;
-				}
-				spare--;
-				*p++ = '"';
-			}
+			if (*data == '"' &&
+				!put_quote(out, &p, &spare, (size_t) (end - data) + tail))
+				return;
 			*p++ = *data++;
 		}
 	}

@@ -50,7 +50,7 @@ typedef struct KcHttpResponse
 	char		activity_id[KC_ERROR_ID_MAX];	/* x-ms-activity-id or x-ms-request-id */
 	char		error_code[KC_ERROR_CODE_MAX];	/* x-ms-error-code */
 	int64_t		retry_after_ms; /* -1: none */
-	int64_t		date_us;		/* the server's clock; 0: not told */
+	int64_t		skew_us;		/* the server's clock minus ours; 0: not told */
 	char		peer[64];		/* numeric address */
 } KcHttpResponse;
 

@@ -12,7 +12,6 @@
 
 #define UPLOAD_BUFFER		(512L * 1024)
 #define LARGE_BODY			(64 * 1024)
-#define MAX_HEADER_VALUE	8192
 /* Below this speed, bytes a second, a transfer counts as stalled. */
 #define STALLED_SPEED		64L
 /* A request that must not be repeated should not meet a connection that a
@@ -108,7 +107,7 @@ begin_answer(HttpCall *call, KcSlice line)
 	response->status = 0;
 	response->content_type[0] = response->activity_id[0] = response->error_code[0] = '\0';
 	response->retry_after_ms = -1;
-	response->date_us = 0;
+	response->skew_us = 0;
 	if (blank == NULL)
 		return;
 	for (const char *c = blank + 1; c < line.data + line.len && *c >= '0' && *c <= '9'; c++)
@@ -117,6 +116,21 @@ begin_answer(HttpCall *call, KcSlice line)
 			break;
 		response->status = response->status * 10 + (*c - '0');
 	}
+}
+
+static void
+note_date(KcHttpResponse *response, KcSlice value, const KcClock *clock)
+{
+	char		text[64];
+	time_t		date;
+
+	if (value.len >= sizeof(text))
+		return;
+	memcpy(text, value.data, value.len);
+	text[value.len] = '\0';
+	date = curl_getdate(text, NULL);
+	if (date > 0)
+		response->skew_us = (int64_t) date * 1000000 - clock->unix_us(clock->arg);
 }
 
 static size_t
@@ -140,19 +154,8 @@ on_header(char *data, size_t size, size_t count, void *arg)
 		kc_error_text(response->error_code, sizeof(response->error_code), value);
 	else if (header_is(line, "retry-after", &value))
 		response->retry_after_ms = kc_retry_after_ms(value, clock);
-	else if (header_is(line, "date", &value) && value.len < MAX_HEADER_VALUE)
-	{
-		char		text[64];
-
-		if (value.len < sizeof(text))
-		{
-			memcpy(text, value.data, value.len);
-			text[value.len] = '\0';
-			response->date_us = (int64_t) curl_getdate(text, NULL) * 1000000;
-			if (response->date_us < 0)
-				response->date_us = 0;
-		}
-	}
+	else if (header_is(line, "date", &value))
+		note_date(response, value, clock);
 	return size * count;
 }
 

@@ -183,6 +183,7 @@ typedef struct KcStatusTask
 	KcTask		task;
 	KcIngestOutcome outcome;
 	bool		transient;		/* FailureStatus says that a retry may help */
+	KcAdvice	advice;			/* what probably helps against error_code */
 	char		error_code[KC_ERROR_CODE_MAX];
 	char		failure_status[32];
 	char		details[KC_ERROR_DETAIL_MAX];

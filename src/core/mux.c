@@ -12,7 +12,9 @@
  * while there is something to do.  libcurl's callbacks only note things down;
  * whatever may call back into our owner runs after libcurl has returned.
  */
+#ifndef _GNU_SOURCE
 #define _GNU_SOURCE				/* SOCK_CLOEXEC */
+#endif
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>

@@ -176,6 +176,11 @@ kpg_format_create(TupleDesc desc, KpgOnTypeError policy)
 		column->kusto_type = column->as_string ? "string" : column->formatter.kusto_type;
 		column->write = choose_write(column);
 	}
+	if (format->ncolumns == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_SYNTAX_ERROR),
+				 errmsg("the query returns no columns"),
+				 errhint("A Kusto table has at least one column.")));
 	return format;
 }
 

@@ -33,7 +33,8 @@ extern KpgOnTypeError kpg_format_policy(const char *word);
 typedef struct KpgRowFormat KpgRowFormat;
 
 /*
- * Resolve every column.  Everything lives in the current memory context.
+ * Resolve every column; raises when there is none.  Everything lives in the
+ * current memory context.
  */
 extern KpgRowFormat *kpg_format_create(TupleDesc desc, KpgOnTypeError policy);
 

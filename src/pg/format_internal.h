@@ -213,7 +213,7 @@ extern void kpg_format_multirange(KpgFormatter *f, Datum value, KcBuf *out);
 
 /* format_misfit.c */
 extern void kpg_format_misfit(KpgRowFormat *format, KpgMisfit misfit);
-extern void kpg_format_record_too_big(KpgRowFormat *format) pg_attribute_noreturn();
+extern void kpg_format_record_too_big(KpgRowFormat *format);
 
 /* format.c */
 extern void kpg_format_buf_check(const KcBuf *buf);

@@ -16,53 +16,62 @@ typedef struct MisfitText
 	const char *kind;			/* in an operation's type_errors */
 	int			sqlstate;
 	const char *detail;
+	const char *inner_detail;	/* of a value inside the column's */
 	bool		never_string;	/* a string cannot hold it either */
 } MisfitText;
 
 static const MisfitText misfit_texts[KPG_MISFIT_COUNT] = {
 	[KPG_MISFIT_NAN] = {
 		"NaN", ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
-		gettext_noop("The value, or one inside it, is NaN."), false
+		gettext_noop("The value is NaN."),
+		gettext_noop("A value inside it is NaN."), false
 	},
 	[KPG_MISFIT_INFINITY] = {
 		"infinity", ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
-		gettext_noop("The value, or one inside it, is infinite."), false
+		gettext_noop("The value is infinite."),
+		gettext_noop("A value inside it is infinite."), false
 	},
 	[KPG_MISFIT_BEFORE_YEAR_1] = {
 		"before year 1", ERRCODE_DATETIME_VALUE_OUT_OF_RANGE,
-		gettext_noop("The value, or one inside it, lies before the year 1."), false
+		gettext_noop("The value lies before the year 1."),
+		gettext_noop("A value inside it lies before the year 1."), false
 	},
 	[KPG_MISFIT_AFTER_YEAR_9999] = {
 		"after year 9999", ERRCODE_DATETIME_VALUE_OUT_OF_RANGE,
-		gettext_noop("The value, or one inside it, lies after the year 9999."), false
+		gettext_noop("The value lies after the year 9999."),
+		gettext_noop("A value inside it lies after the year 9999."), false
 	},
 	[KPG_MISFIT_MONTHS] = {
 		"month interval", ERRCODE_INTERVAL_FIELD_OVERFLOW,
-		gettext_noop("The interval has months or years, which are not a fixed number of days."), false
+		gettext_noop("The value has months or years, which are not a fixed number of days."),
+		gettext_noop("A value inside it has months or years, which are not a fixed number of days."), false
 	},
 	[KPG_MISFIT_RANGE] = {
 		"out of range", ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
-		gettext_noop("The value, or one inside it, is too large or too small."), false
+		gettext_noop("The value is out of the range of the type."),
+		gettext_noop("A value inside it is out of the range of its type."), false
 	},
 	[KPG_MISFIT_DIGITS] = {
 		"more than 34 digits", ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
-		gettext_noop("The value, or one inside it, has more than 34 significant digits."), false
+		gettext_noop("The value has more than 34 significant digits."),
+		gettext_noop("A value inside it has more than 34 significant digits."), false
 	},
 	[KPG_MISFIT_STRING_SIZE] = {
 		"string over 1 MB", ERRCODE_PROGRAM_LIMIT_EXCEEDED,
-		gettext_noop("Its text takes more than 1,048,576 octets of UTF-8."), true
+		gettext_noop("Its text takes more than 1,048,576 octets of UTF-8."),
+		NULL, true
 	},
 	[KPG_MISFIT_DYNAMIC_SIZE] = {
 		"dynamic over 1 MiB", ERRCODE_PROGRAM_LIMIT_EXCEEDED,
-		gettext_noop("Its JSON text takes more than 1,048,576 octets of UTF-8."), true
+		gettext_noop("Its JSON text takes more than 1,048,576 octets of UTF-8."),
+		NULL, true
 	},
 	[KPG_MISFIT_ENCODING] = {
 		"invalid UTF-8", ERRCODE_CHARACTER_NOT_IN_REPERTOIRE,
-		gettext_noop("The value has bytes that are not text in the server's encoding, or have no form in Unicode."), false
+		gettext_noop("The value has bytes that are not text in the server's encoding, or have no form in Unicode."),
+		gettext_noop("A value inside it has bytes that are not text in the server's encoding, or have no form in Unicode."), false
 	},
 };
-
-static void raise_misfit(KpgRowFormat *format, const MisfitText *text) pg_attribute_noreturn();
 
 KpgOnTypeError
 kpg_format_policy(const char *word)
@@ -82,8 +91,11 @@ kpg_format_policy(const char *word)
 static void
 raise_misfit(KpgRowFormat *format, const MisfitText *text)
 {
+	const char *detail = text->detail;
 	const char *hint;
 
+	if (format->column->formatter.nest != NULL && text->inner_detail != NULL)
+		detail = text->inner_detail;
 	if (text->never_string)
 		hint = gettext_noop("Shorten the value in the query, or pass on_type_error => 'null' to send an empty field instead.");
 	else
@@ -94,7 +106,7 @@ raise_misfit(KpgRowFormat *format, const MisfitText *text)
 			(errcode(text->sqlstate),
 			 errmsg("value of column \"%s\" in row " UINT64_FORMAT " cannot be held by Kusto type %s",
 					format->column->name, format->rownum, format->column->kusto_type),
-			 errdetail("%s", _(text->detail)),
+			 errdetail("%s", _(detail)),
 			 errhint("%s", _(hint))));
 }
 

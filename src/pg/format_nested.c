@@ -21,6 +21,7 @@
 #include "utils/typcache.h"
 
 #include "../core/json.h"
+#include "alloc.h"
 #include "format_internal.h"
 
 struct KpgElement
@@ -33,7 +34,7 @@ struct KpgElement
 
 typedef struct KpgField
 {
-	KcSlice		key;			/* "name": as in JSON; data NULL: dropped */
+	KcSlice		key;			/* see make_key(); data NULL: dropped */
 	KpgFormatter formatter;
 } KpgField;
 
@@ -207,6 +208,7 @@ kpg_format_array(KpgFormatter *f, Datum value, KcBuf *out)
 
 /* ---- composites ---- */
 
+/* "name": as in JSON, in the current memory context. */
 static KcSlice
 make_key(KpgRowFormat *format, const char *name)
 {
@@ -218,7 +220,7 @@ make_key(KpgRowFormat *format, const char *name)
 				(errcode(ERRCODE_CHARACTER_NOT_IN_REPERTOIRE),
 				 errmsg("a field's name in column \"%s\" has no UTF-8 form", format->column->name),
 				 errhint("Name the fields otherwise, for example by a subquery that uses AS.")));
-	kc_buf_init(&key, format->alloc, KC_BUF_UNLIMITED);
+	kc_buf_init(&key, kpg_alloc_create(CurrentMemoryContext), KC_BUF_UNLIMITED);
 	kc_json_string(&key, kc_slice_n(text.data, text.len));
 	kc_buf_char(&key, ':');
 	kpg_format_buf_check(&key);
@@ -304,7 +306,7 @@ kpg_format_record(KpgFormatter *f, Datum value, KcBuf *out)
 /* ---- ranges ---- */
 
 static void
-put_range(KpgFormatter *bound_formatter, TypeCacheEntry *typcache, const RangeType *range, KcBuf *out)
+put_range(KpgFormatter *bound_formatter, TypeCacheEntry *typcache, RangeType *range, KcBuf *out)
 {
 	RangeBound	lower;
 	RangeBound	upper;

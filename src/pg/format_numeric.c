@@ -142,7 +142,7 @@ put_decimal(char *p, const Decimal *d)
 	{
 		int			first = group_at(d, 0);
 
-		p += pg_ltoa(first, p);
+		p += pg_ultoa_n((uint32) first, p);
 		for (int i = 1; i <= d->weight; i++)
 			p = put_group(p, group_at(d, i));
 	}

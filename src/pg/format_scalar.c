@@ -27,24 +27,33 @@ kpg_format_bool(const KpgFormatter *f, Datum value, char *buf, int *len)
 	return KPG_FITS;
 }
 
+/* Returns the end of the digits. */
+static char *
+put_int(char *p, int64 value)
+{
+	if (value < 0)
+		*p++ = '-';
+	return p + pg_ulltoa_n(value < 0 ? -(uint64) value : (uint64) value, p);
+}
+
 KpgMisfit
 kpg_format_int2(const KpgFormatter *f, Datum value, char *buf, int *len)
 {
-	*len = pg_ltoa(DatumGetInt16(value), buf);
+	*len = put_int(buf, DatumGetInt16(value)) - buf;
 	return KPG_FITS;
 }
 
 KpgMisfit
 kpg_format_int4(const KpgFormatter *f, Datum value, char *buf, int *len)
 {
-	*len = pg_ltoa(DatumGetInt32(value), buf);
+	*len = put_int(buf, DatumGetInt32(value)) - buf;
 	return KPG_FITS;
 }
 
 KpgMisfit
 kpg_format_int8(const KpgFormatter *f, Datum value, char *buf, int *len)
 {
-	*len = pg_lltoa(DatumGetInt64(value), buf);
+	*len = put_int(buf, DatumGetInt64(value)) - buf;
 	return KPG_FITS;
 }
 
@@ -142,13 +151,13 @@ kpg_format_money(const KpgFormatter *f, Datum value, char *buf, int *len)
 	return KPG_FITS;
 }
 
+StaticAssertDecl(sizeof(KcUuid) == UUID_LEN, "uuids differ in size");
+StaticAssertDecl(KC_UUID_TEXT_LEN < KPG_FIXED_MAX, "no room for a uuid");
+
 KpgMisfit
 kpg_format_uuid(const KpgFormatter *f, Datum value, char *buf, int *len)
 {
 	KcUuid		uuid;
-
-	StaticAssertStmt(sizeof(uuid.bytes) == UUID_LEN, "uuids differ in size");
-	StaticAssertStmt(KC_UUID_TEXT_LEN < KPG_FIXED_MAX, "no room for a uuid");
 
 	memcpy(uuid.bytes, DatumGetUUIDP(value)->data, UUID_LEN);
 	kc_uuid_text(&uuid, buf);

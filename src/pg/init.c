@@ -32,6 +32,8 @@ int			kpg_stall_timeout_ms = 60 * 1000;
 int			kpg_retry_timeout_ms = 2 * 60 * 1000;
 int			kpg_naptime_ms = 10 * 1000;
 int			kpg_worker_idle_timeout_ms = 60 * 1000;
+int			kpg_post_timeout_s = 24 * 60 * 60;
+int			kpg_repost_after_s = 10 * 60;
 int			kpg_status_timeout_s = 48 * 60 * 60;
 
 PGDLLEXPORT void _PG_init(void);
@@ -136,6 +138,16 @@ define_worker(void)
 							"Time without work after which a database's worker ends.",
 							NULL, &kpg_worker_idle_timeout_ms, 60 * 1000, 0, INT_MAX,
 							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomIntVariable("kusto_ingest.post_timeout",
+							"Time for which the worker repeats a post that fails for a passing reason "
+							"before the operation fails.",
+							NULL, &kpg_post_timeout_s, 24 * 60 * 60, 0, INT_MAX,
+							PGC_SIGHUP, GUC_UNIT_S, NULL, NULL, NULL);
+	DefineCustomIntVariable("kusto_ingest.repost_after",
+							"Time to wait for a sign of a blob whose post may have been received, "
+							"before it is posted again.",
+							NULL, &kpg_repost_after_s, 10 * 60, 0, INT_MAX,
+							PGC_SIGHUP, GUC_UNIT_S, NULL, NULL, NULL);
 	DefineCustomIntVariable("kusto_ingest.status_timeout",
 							"Time after which a blob without an outcome becomes \"unknown\".",
 							NULL, &kpg_status_timeout_s, 48 * 60 * 60, 1, INT_MAX,

@@ -1,7 +1,7 @@
 /*
  * operations.h
- *	  kusto.operation and kusto.blob: the only file with SQL on them, and the
- *	  only one that moves their state.
+ *	  kusto.operation and kusto.blob: the only files with SQL on them, and the
+ *	  only ones that move their state.
  *
  *	pending -> running -> staged -> posting -> posted -> succeeded
  *		|         |          |         |         |-----> partially_succeeded
@@ -13,10 +13,10 @@
  *	retry: failed | unknown -> staged (the same blobs)
  *
  * A synchronous call enters at staged, inside the user's transaction; a result
- * without rows enters at succeeded.
+ * without rows, and without a table to create, enters at succeeded.
  *
- * All SQL here runs as the extension's owner, in a security-restricted
- * operation with search_path = pg_catalog, pg_temp.
+ * All SQL here runs as the owner of the tables, in a security-restricted
+ * operation with search_path = pg_catalog, pg_temp.  Every function may raise.
  */
 #ifndef KPG_OPERATIONS_H
 #define KPG_OPERATIONS_H
@@ -25,9 +25,12 @@
 
 #include "datatype/timestamp.h"
 #include "nodes/pg_list.h"
+#include "utils/array.h"
 #include "utils/uuid.h"
 
 #include "../core/ingest.h"
+
+/* ---- staging, in the caller's transaction ---- */
 
 /* What kusto_ingest was asked; strings NULL when not given. */
 typedef struct KpgOperationRequest
@@ -53,7 +56,7 @@ typedef struct KpgOperationRequest
 
 /*
  * Record an export in the caller's transaction: one operation row in state
- * staged (or succeeded when there are no blobs) and its blob rows.
+ * staged (or succeeded when there is nothing to do in Kusto) and its blob rows.
  * type_errors is JSON text or NULL.
  */
 extern void kpg_operations_stage(const KpgOperationRequest *request, const KcIngest *ingest,
@@ -74,7 +77,157 @@ typedef struct KpgOutcome
 	char	   *hint;
 } KpgOutcome;
 
-/* Reads with the latest snapshot, whatever the isolation level. */
+/*
+ * Reads with the latest snapshot, whatever the isolation level, and keeps
+ * neither snapshot nor lock.  Strings are palloc'd.
+ */
 extern void kpg_operations_outcome(const pg_uuid_t *id, KpgOutcome *outcome);
+
+/* ---- the state machine ---- */
+
+/* Of operations and blobs; a blob is never pending or running. */
+typedef enum KpgState
+{
+	KPG_STATE_PENDING,			/* next: running, cancelled */
+	KPG_STATE_RUNNING,			/* next: staged, failed */
+	KPG_STATE_STAGED,			/* next: posting, cancelled; a blob: failed */
+	KPG_STATE_POSTING,			/* next: posted, failed; a blob: posting, unknown */
+	KPG_STATE_POSTED,			/* next: the five that follow */
+	KPG_STATE_SUCCEEDED,		/* all that was sent is in Kusto, or was there already */
+	KPG_STATE_PARTIALLY_SUCCEEDED,
+	KPG_STATE_FAILED,			/* retry: staged */
+	KPG_STATE_SKIPPED,			/* Kusto found that it has the data */
+	KPG_STATE_UNKNOWN,			/* retry: staged */
+	KPG_STATE_CANCELLED
+} KpgState;
+
+#define KPG_STATE_COUNT (KPG_STATE_CANCELLED + 1)
+
+extern const char *kpg_operations_state_name(KpgState state);
+extern KpgState kpg_operations_state(const char *name);
+extern bool kpg_operations_is_final(KpgState state);
+
+/* Why an operation is not well; NULL members: nothing to say. */
+typedef struct KpgFailure
+{
+	char	   *error_code;
+	char	   *message;
+	char	   *details;
+	char	   *hint;
+	char	   *activity_id;
+} KpgFailure;
+
+/* What has become known of a blob; a NULL member keeps what the row has. */
+typedef struct KpgBlobNews
+{
+	char	   *status_table;
+	char	   *error_code;
+	char	   *failure_status;
+	char	   *details;
+	char	   *activity_id;
+	char	   *kusto_operation_id;
+} KpgBlobNews;
+
+/*
+ * staged -> posting.  False when the row is gone or somebody else has moved
+ * it: two actors never work on one operation.
+ */
+extern bool kpg_operations_claim(const pg_uuid_t *id);
+
+/*
+ * Move one blob; moving from posting to posting is another attempt.  news may
+ * be NULL.  False when its row is gone or its state forbids the move.
+ */
+extern bool kpg_operations_move_blob(const pg_uuid_t *id, int ordinal, KpgState to,
+									 const KpgBlobNews *news);
+
+/*
+ * Show what hinders an operation.  The first failure of a blob stays: nothing
+ * is written when one has failed already.
+ */
+extern void kpg_operations_note(const pg_uuid_t *id, const KpgFailure *failure);
+
+/*
+ * Bring the operation to the state that follows from its blobs, and return the
+ * state it is in; KPG_STATE_CANCELLED when the row is gone.
+ */
+extern KpgState kpg_operations_settle(const pg_uuid_t *id);
+
+/* ---- what the worker reads ---- */
+
+typedef enum KpgTables
+{
+	KPG_TABLES_READY,			/* locked until the end of the transaction */
+	KPG_TABLES_BUSY,			/* somebody alters or drops them: try again */
+	KPG_TABLES_GONE				/* there is no such extension here */
+} KpgTables;
+
+/* Never waits for a lock. */
+extern KpgTables kpg_operations_lock(void);
+
+typedef struct KpgOpenBlob
+{
+	int			ordinal;
+	KcUuid		source_id;
+	char	   *url;
+	uint64		raw_bytes;
+	KpgState	state;			/* staged, posting or posted */
+	int			post_attempts;
+	char	   *status_table;	/* NULL: not known */
+	TimestampTz posted_at;		/* 0: never */
+} KpgOpenBlob;
+
+typedef struct KpgOpenOperation
+{
+	pg_uuid_t	id;
+	Oid			owner;
+	char	   *server;
+	char	   *database;
+	char	   *table_name;
+	char	   *table_command;	/* NULL: none */
+	char	   *mapping;		/* NULL: none */
+	char	  **tags;
+	int			ntags;
+	char	  **if_not_exists;
+	int			nif_not_exists;
+	bool		has_creation_time;
+	TimestampTz creation_time;
+	bool		flush_immediately;
+	KpgState	state;			/* staged, posting or posted */
+	int			total_blobs;
+	KpgOpenBlob *blobs;			/* those that are not finished, by ordinal */
+	int			nblobs;
+} KpgOpenOperation;
+
+/* Operations from here on; zeroed: from the first. */
+typedef struct KpgSweep
+{
+	bool		begun;
+	TimestampTz created_at;
+	pg_uuid_t	id;
+} KpgSweep;
+
+/* Server and role whose operations are not asked for. */
+typedef struct KpgSkip
+{
+	const char *server;
+	Oid			owner;
+} KpgSkip;
+
+/*
+ * Ids (pg_uuid_t *) of staged operations of this cluster, oldest first.
+ * Operations that another cluster recorded are in nobody's list: this is a
+ * restored copy then, and the original has posted them or will.
+ */
+extern List *kpg_operations_staged(const KpgSkip *skip, int nskip, int limit);
+
+/*
+ * The next page of unfinished operations (staged, posting, posted); the sweep
+ * begins anew after the last.
+ */
+extern List *kpg_operations_unfinished(KpgSweep *sweep, int limit);
+
+/* NULL when it is gone or finished.  In the current context. */
+extern KpgOpenOperation *kpg_operations_load(const pg_uuid_t *id);
 
 #endif							/* KPG_OPERATIONS_H */

@@ -110,17 +110,17 @@ set_cluster(KpgConnectionString *result, char *value, const char *keyword)
 	char	   *path;
 
 	kpg_options_check_cluster_uri("connection_string", value, &path);
-	if (*path != '\0')
+	for (size_t len = strlen(value); len > 0 && value[len - 1] == '/'; len--)
+		value[len - 1] = '\0';
+	if (path[0] != '\0')
 	{
 		if (strchr(path, '/') != NULL)
 			ereport(ERROR,
 					(errcode(ERRCODE_FDW_INVALID_STRING_FORMAT),
 					 errmsg("the URI in option \"connection_string\" has more than a database behind the host")));
+		*strrchr(value, '/') = '\0';
 		set_once(&result->database, path, "initialcatalog");
-		value = pnstrdup(value, (Size) (strstr(value, path) - value));
 	}
-	for (size_t len = strlen(value); len > 0 && value[len - 1] == '/'; len--)
-		value[len - 1] = '\0';
 	set_once(&result->cluster, value, keyword);
 }
 

@@ -2,7 +2,7 @@
  * schema.c
  *	  The .create-merge command for a result's columns.
  *
- * Names keep their case and become UTF-8.  Kusto allows letters, digits, '_',
+ * Names keep their case.  Kusto allows letters, digits, '_',
  * ' ', '.' and '-' in them, 1 to 1024 characters, and reserves those that begin
  * or end with two underscores
  * (learn.microsoft.com/kusto/query/schema-entities/entity-names).
@@ -45,6 +45,7 @@ name_problem(const char *name)
 	return NULL;
 }
 
+/* The quoting is the core's, hence in UTF-8. */
 static void
 append_name(KcBuf *out, const char *name)
 {
@@ -99,10 +100,6 @@ append_columns(KcBuf *out, TupleDesc desc, KpgOnTypeError policy)
 	return ncolumns;
 }
 
-/*
- * The command is UTF-8, whatever the server's encoding: it goes to Kusto as it
- * is.
- */
 char *
 kpg_schema_create_merge(TupleDesc desc, const char *table_name, KpgOnTypeError policy)
 {
@@ -129,5 +126,5 @@ kpg_schema_create_merge(TupleDesc desc, const char *table_name, KpgOnTypeError p
 		ereport(ERROR,
 				(errcode(ERRCODE_OUT_OF_MEMORY),
 				 errmsg("out of memory")));
-	return out.data;
+	return pg_any_to_server(out.data, out.len, PG_UTF8);
 }

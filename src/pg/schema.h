@@ -13,7 +13,8 @@
 
 /*
  * ".create-merge table ['name'] (['column']:type, ...)"; raises for names that
- * Kusto cannot have, and for two columns of one name.
+ * Kusto cannot have, for two columns of one name, and for no columns.  In the
+ * server's encoding: whoever sends it converts it to UTF-8.
  */
 extern char *kpg_schema_create_merge(TupleDesc desc, const char *table_name, KpgOnTypeError policy);
 

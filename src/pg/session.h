@@ -20,6 +20,7 @@ typedef struct KpgSession
 	Oid			userid;			/* as whom: whose mapping */
 	const char *server_name;
 	const char *database;		/* the server's default database, or NULL */
+	const char *principal;		/* "aadapp=<client id>;<tenant>", NULL: not known */
 	KcClient   *client;
 } KpgSession;
 
@@ -31,6 +32,12 @@ typedef struct KpgSession
 extern Oid	kpg_session_server(const char *name, Oid userid);
 
 /*
+ * The Kusto database that an argument means: the argument, else the session's
+ * default; raises when there is neither.  Hints of errors name it from now on.
+ */
+extern const char *kpg_session_database(const KpgSession *session, const char *argument);
+
+/*
  * The client of a server for a user; must be released.  Raises when options
  * are wrong, the mapping is missing or not allowed, or the host is not trusted.
  */
@@ -39,5 +46,8 @@ extern void kpg_session_release(KpgSession *session);
 
 /* Acquire, and release when the memory context is reset or deleted. */
 extern KpgSession *kpg_session_acquire_in(MemoryContext context, Oid serverid, Oid userid);
+
+/* A string of the server's as the core wants it: UTF-8; NULL stays NULL. */
+extern char *kpg_session_utf8(const char *text);
 
 #endif							/* KPG_SESSION_H */

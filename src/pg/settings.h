@@ -26,6 +26,8 @@ extern int	kpg_retry_timeout_ms;
 /* the worker */
 extern int	kpg_naptime_ms;
 extern int	kpg_worker_idle_timeout_ms;
+extern int	kpg_post_timeout_s;	/* a blob that cannot be posted fails */
+extern int	kpg_repost_after_s;	/* patience with a post that may have arrived */
 extern int	kpg_status_timeout_s;	/* a posted blob without an outcome is given up */
 
 #endif							/* KPG_SETTINGS_H */

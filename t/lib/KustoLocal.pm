@@ -71,7 +71,7 @@ sub _become_service
 	POSIX::dup2(fileno($out), 1);
 	my $log = POSIX::open($log_file, POSIX::O_WRONLY | POSIX::O_CREAT | POSIX::O_TRUNC, 0644);
 	POSIX::dup2($log, 2) if defined $log;
-	{ exec { $program } $program, '--exit-on-stdin-close', @args }
+	{ exec { $program } $program, '--exit-on-stdin-close', '--database', 'db', @args }
 	POSIX::_exit(127);
 }
 
@@ -122,6 +122,10 @@ sub engine { return $_[0]->{engine} }
 sub ingest { return $_[0]->{ingest} }
 sub login { return $_[0]->{login} }
 sub imds { return $_[0]->{imds} }
+# { endpoint, header } of App Service's managed identity.
+sub app_service { return $_[0]->{ready}{app_service_identity} }
+# Names of the storage accounts.
+sub accounts { return [ map { $_->{name} } @{ $_[0]->{ready}{accounts} } ] }
 sub tenant { return $_[0]->{client}{tenant} }
 sub client_id { return $_[0]->{client}{client_id} }
 sub client_secret { return $_[0]->{client}{client_secret} }
@@ -145,8 +149,14 @@ sub _call
 	return length $answer->{content} ? $json->decode($answer->{content}) : undef;
 }
 
-# Forget data, log, faults and violations, and take the starting configuration again.
-sub reset { my ($self) = @_; return $self->_call('POST', '/reset', undef, {}) }
+# Forget data, log and faults, and take the starting configuration again. Violations stay known
+# here: a test that begins anew for each of its cases does not get away with them.
+sub reset
+{
+	my ($self) = @_;
+	push @{ $self->{violations} }, @{ $self->_call('GET', '/violations') };
+	return $self->_call('POST', '/reset', undef, {});
+}
 
 sub config { my ($self, %settings) = @_; return $self->_call('POST', '/config', undef, \%settings) }
 
@@ -159,14 +169,36 @@ sub fault
 
 sub clear_faults { my ($self) = @_; return $self->_call('DELETE', '/faults') }
 
-sub violations { my ($self) = @_; return _list($self->_call('GET', '/violations'), 'violations') }
+# How often faults have struck since the last reset.
+sub fired
+{
+	my ($self) = @_;
+	my $fired = 0;
+	$fired += $_->{fired} for @{ $self->_call('GET', '/faults') };
+	return $fired;
+}
+
+# All since the start, or since they were forgiven.
+sub violations
+{
+	my ($self) = @_;
+	return [ @{ $self->{violations} // [] }, @{ $self->_call('GET', '/violations') } ];
+}
+
+# For a test that provokes some.
+sub forgive_violations
+{
+	my ($self) = @_;
+	$self->{violations} = [];
+	return $self->_call('POST', '/violations/reset', undef, {});
+}
 
 # The requests so far, in order; filter by any of service, method and path (a regular expression).
 sub log
 {
 	my ($self, %filter) = @_;
 	my $path = delete $filter{path};
-	my @entries = @{ _list($self->_call('GET', '/log'), 'requests') };
+	my @entries = @{ $self->_call('GET', '/log') };
 	for my $key (keys %filter)
 	{
 		@entries = grep { ($_->{$key} // '') eq $filter{$key} } @entries;
@@ -179,24 +211,33 @@ sub log
 sub rows
 {
 	my ($self, $database, $table) = @_;
-	return _list($self->_call('GET', '/rows', { db => $database, table => $table }), 'rows');
+	return $self->_call('GET', '/rows', { db => $database, table => $table })->{rows};
 }
 
+# The number of rows.
 sub count
 {
 	my ($self, $database, $table) = @_;
-	return $self->hash($database, $table)->{count};
+	return $self->_call('GET', '/rows', { db => $database, table => $table, limit => 0 })->{count};
 }
 
-# { count, hash } of a table's content, whatever the order of its rows.
+# { rows, hash } of a table's content, whatever the order of its rows.
 sub hash
 {
 	my ($self, $database, $table) = @_;
 	return $self->_call('GET', '/hash', { db => $database, table => $table });
 }
 
-sub messages { my ($self) = @_; return _list($self->_call('GET', '/messages'), 'messages') }
-sub blobs { my ($self) = @_; return _list($self->_call('GET', '/blobs'), 'blobs') }
+# Ingestion messages as they came, secrets masked, and blobs that are there.
+sub messages { my ($self) = @_; return $self->_call('GET', '/messages') }
+sub blobs { my ($self) = @_; return $self->_call('GET', '/blobs') }
+
+# { bytes, requests, blobs } of the account that throws all away (config discard).
+sub discarded { my ($self) = @_; return $self->_call('GET', '/discard') }
+
+# A bearer token, and the end of all that have been issued.
+sub issue_token { my ($self) = @_; return $self->_call('POST', '/token', undef, {})->{token} }
+sub revoke_tokens { my ($self) = @_; return $self->_call('POST', '/tokens/revoke', undef, {}) }
 
 # columns: 'name:type, ...'
 sub create_table
@@ -213,12 +254,6 @@ sub command
 
 # Returns when every message that has been posted is dealt with.
 sub settle { my ($self) = @_; return $self->_call('POST', '/settle', undef, {}) }
-
-sub _list
-{
-	my ($answer, $name) = @_;
-	return ref $answer eq 'HASH' ? $answer->{$name} : $answer;
-}
 
 # ---- assertions ----
 

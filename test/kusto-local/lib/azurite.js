@@ -22,6 +22,8 @@ export async function startAzurite(accounts, { stateDir = null, onExit = () => {
       require.resolve('azurite/dist/src/azurite.js'),
       '--disableTelemetry', '--skipApiVersionCheck', '--silent',
       '--blobPort', '0', '--queuePort', '0', '--tablePort', '0',
+      // Idle connections of our own pools must not be closed under a request.
+      '--blobKeepAliveTimeout', '86400', '--queueKeepAliveTimeout', '86400', '--tableKeepAliveTimeout', '86400',
       ...storage,
     ],
     {

@@ -153,10 +153,12 @@ function parseTimespanLiteral(text) {
   return Math.abs(ticks) < 9.2e18 ? BigInt(Math.round(ticks)) : undefined;
 }
 
+// Ticks are never negative, so the seconds since year 1 are exact in a double.
 export function formatDatetime(ticks) {
-  const ms = Number((ticks - EPOCH_TICKS) / TICKS_PER_MS - ((ticks - EPOCH_TICKS) % TICKS_PER_MS < 0n ? 1n : 0n));
-  const fraction = ((ticks % 10_000_000n) + 10_000_000n) % 10_000_000n;
-  return `${new Date(ms).toISOString().slice(0, 19)}.${String(fraction).padStart(7, '0')}Z`;
+  const seconds = Number(ticks / 10_000_000n);
+  const fraction = Number(ticks % 10_000_000n);
+  const text = new Date(seconds * 1000 - EPOCH_MS).toISOString();
+  return `${text.slice(0, 19)}.${String(fraction).padStart(7, '0')}Z`;
 }
 
 export function datetimeFromMs(ms) {

@@ -1,0 +1,143 @@
+/*
+ * kusto_internal.h
+ *	  What the files kusto_*.c and ingest*.c share of a client.
+ */
+#ifndef KC_KUSTO_INTERNAL_H
+#define KC_KUSTO_INTERNAL_H
+
+#include "auth.h"
+#include "azure.h"
+#include "kusto.h"
+#include "kusto_rank.h"
+#include "waiter.h"
+
+typedef struct KcResources KcResources;
+
+struct KcClient
+{
+	const KcAlloc *alloc;
+	KcMux	   *mux;
+	KcClientConfig config;		/* strings are ours */
+	char	   *engine_uri;		/* origin only */
+	char	   *ingest_uri;
+	bool		loopback;		/* the cluster is on this host */
+	KcHttpConfig http;
+	char	   *user_agent;
+	char	   *client_version; /* "Kusto.kusto_ingest.Client:{1.0}" */
+	KcCloud    *cloud;
+	KcAuth	   *auth;
+	KcResources *resources;
+	KcRetryPolicy request_retry;
+	KcRetryPolicy storage_retry;
+};
+
+extern int64_t kc_client_now_ms(const KcClient *client);
+extern int64_t kc_client_unix_us(const KcClient *client);
+
+/* ---- kusto_endpoints.c ---- */
+
+/* Parse a cluster URI and check that it may be talked to; *origin is appended to. */
+extern KcStatus kc_kusto_check_uri(const char *uri, const char *const *trusted, KcBuf *origin,
+								   bool *loopback, KcError *err);
+
+/* ---- kusto_error.c ---- */
+
+/* Put the errors that a Kusto body holds into *err; false: it holds none. */
+extern bool kc_kusto_read_error(KcJsonValue top, const KcAlloc *alloc, KcError *err);
+extern void kc_kusto_explain_query(const KcHttpResponse *response, KcError *err);
+extern void kc_kusto_explain_mgmt(const KcHttpResponse *response, KcError *err);
+extern void kc_kusto_explain_ingest(const KcHttpResponse *response, KcError *err);
+/* What an error code or text of the service suggests. */
+extern KcAdvice kc_kusto_advice(KcSlice code, KcSlice text);
+
+/* ---- kusto_result.c ---- */
+
+/* Takes the body over, whatever the outcome. */
+extern KcStatus kc_result_create(const KcAlloc *alloc, KcBuf *body, bool v2, const char *doing,
+								 KcResult **result, KcError *err);
+extern void kc_result_free(KcResult *result);	/* NULL is fine */
+extern int	kc_result_find_column(const KcResult *result, const char *name); /* -1: none */
+/* Start again before the first row. */
+extern void kc_result_rewind(KcResult *result);
+
+/* ---- kusto_resources.c ---- */
+
+typedef enum KcResourceKind
+{
+	KC_RESOURCE_CONTAINER,
+	KC_RESOURCE_QUEUE,
+	KC_RESOURCE_STATUS_TABLE
+} KcResourceKind;
+
+#define KC_RESOURCE_KINDS (KC_RESOURCE_STATUS_TABLE + 1)
+
+typedef struct KcResource
+{
+	char	   *url;			/* without SAS */
+	char	   *sas;			/* secret; without '?' */
+	int			account;		/* index */
+	int64_t		expires_us;		/* by our clock; INT64_MAX: not told */
+	uint64_t	last_pick;		/* for taking turns */
+	struct KcResource *next;
+} KcResource;
+
+/* Which resources an attempt has been through; slices are the caller's. */
+#define KC_MAX_TRIES 3
+
+typedef struct KcTried
+{
+	int			n;
+	KcSlice		urls[KC_MAX_TRIES];
+} KcTried;
+
+extern KcStatus kc_resources_create(KcClient *client, KcResources **resources, KcError *err);
+extern void kc_resources_free(KcResources *resources);
+
+/* Are they known, fresh enough, and not rejected? */
+extern bool kc_resources_ready(const KcResources *resources);
+extern KcStatus kc_resources_wait(KcResources *resources, KcWaiter *waiter, KcError *err);
+extern void kc_resources_cancel(KcResources *resources, KcWaiter *waiter);
+/* Storage said that the SAS of that generation is no longer good. */
+extern void kc_resources_reject(KcResources *resources, uint64_t generation);
+extern uint64_t kc_resources_generation(const KcResources *resources);
+
+/* The next one to use, other than the tried ones; NULL: there is none.  Valid
+ * until the next drive. */
+extern KcResource *kc_resources_pick(KcResources *resources, KcResourceKind kind,
+									 const KcTried *tried);
+/* The one with exactly this URL, or that the URL lies in. */
+extern KcResource *kc_resources_find(KcResources *resources, KcResourceKind kind, KcSlice url);
+extern int	kc_resources_count(const KcResources *resources, KcResourceKind kind);
+extern int	kc_resources_naccounts(const KcResources *resources);
+extern KcSlice kc_resources_identity_token(const KcResources *resources);
+/* How it went; by URL, since resources come and go. */
+extern void kc_resources_report(KcResources *resources, KcSlice url, bool success);
+/* Length of the longest SAS of that kind. */
+extern size_t kc_resources_longest_sas(const KcResources *resources, KcResourceKind kind);
+
+/* ---- kusto_message.c ---- */
+
+typedef struct KcMessage
+{
+	const KcIngestProperties *properties;
+	KcUuid		source_id;
+	KcSlice		blob_url;
+	KcSlice		blob_sas;
+	uint64_t	raw_size;
+	KcSlice		identity_token;
+	KcSlice		status_table;	/* empty: no report by table */
+	KcSlice		status_sas;
+	const char *application;
+	const char *client_version;
+	int64_t		created_us;
+} KcMessage;
+
+extern void kc_message_build(KcBuf *out, const KcMessage *message);
+extern KcStatus kc_message_check_size(size_t length, KcError *err);
+extern bool kc_message_reports_by_table(const KcIngestProperties *properties);
+
+/* ---- storage requests of a client ---- */
+
+extern void kc_client_storage(const KcClient *client, const KcRetryPolicy *retry, KcStorage *storage);
+
+#endif							/* KC_KUSTO_INTERNAL_H */

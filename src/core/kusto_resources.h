@@ -1,0 +1,36 @@
+/*
+ * kusto_resources.h
+ *	  A set of ingestion resources as one answer of the service gave it.
+ */
+#ifndef KC_KUSTO_RESOURCES_H
+#define KC_KUSTO_RESOURCES_H
+
+#include "kusto_internal.h"
+
+typedef struct KcResourceSet
+{
+	KcResource *first[KC_RESOURCE_KINDS];	/* in the order of the answer */
+	char	   *identity_token; /* secret */
+} KcResourceSet;
+
+/*
+ * A SAS that ends sooner is not used: a blob's upload and its way through the
+ * service's queue take minutes.
+ */
+#define KC_RESOURCE_MIN_LIFE_US (INT64_C(10) * 60 * 1000000)
+
+/* Adds to *set; what is in it already stays. */
+extern KcStatus kc_resource_set_read(const KcAlloc *alloc, KcResult *result, bool allow_loopback,
+									 int64_t now_us, KcResourceSet *set, KcError *err);
+extern KcStatus kc_resource_set_read_token(const KcAlloc *alloc, KcResult *result,
+										   KcResourceSet *set, KcError *err);
+extern void kc_resource_set_free(const KcAlloc *alloc, KcResourceSet *set);
+
+/* Is there a container and a queue that last, and a token? */
+extern bool kc_resource_set_usable(const KcResourceSet *set, int64_t now_us);
+extern bool kc_resource_lasts(const KcResource *resource, int64_t now_us);
+
+/* First label of the host, or first segment of the path of a local service. */
+extern KcSlice kc_resource_account(const KcUrl *url);
+
+#endif							/* KC_KUSTO_RESOURCES_H */

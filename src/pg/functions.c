@@ -1,0 +1,257 @@
+/*
+ * functions.c
+ *	  SQL-callable functions about exports: check the arguments, delegate.
+ *
+ * None is strict: an argument that is null by mistake gets an error instead
+ * of a null result that nobody notices.
+ */
+#include "postgres.h"
+
+#include <math.h>
+
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "nodes/parsenodes.h"
+#include "tcop/pquery.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/timestamp.h"
+#include "utils/uuid.h"
+
+#include "../core/text.h"
+#include "compat.h"
+#include "exec.h"
+#include "export.h"
+#include "operations.h"
+#include "outcome_wait.h"
+#include "report.h"
+#include "schema.h"
+
+PG_FUNCTION_INFO_V1(kusto_ingest);
+PG_FUNCTION_INFO_V1(kusto_ingest_and_wait);
+PG_FUNCTION_INFO_V1(kusto_wait);
+PG_FUNCTION_INFO_V1(kusto_create_table_command);
+
+/* Arguments of kusto_ingest(); kusto_ingest_and_wait() has one more. */
+enum
+{
+	ARG_QUERY,
+	ARG_DATABASE,
+	ARG_TABLE_NAME,
+	ARG_SERVER,
+	ARG_MODE,
+	ARG_MAPPING,
+	ARG_TAGS,
+	ARG_INGEST_IF_NOT_EXISTS,
+	ARG_CREATION_TIME,
+	ARG_FLUSH_IMMEDIATELY,
+	ARG_CREATE_TABLE,
+	ARG_ON_TYPE_ERROR,
+	ARG_TIMEOUT
+};
+
+static char *
+text_argument(FunctionCallInfo fcinfo, int n)
+{
+	return PG_ARGISNULL(n) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(n));
+}
+
+static bool
+bool_argument(FunctionCallInfo fcinfo, int n, const char *name)
+{
+	if (PG_ARGISNULL(n))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("%s must not be null", name)));
+	return PG_GETARG_BOOL(n);
+}
+
+static void
+export_arguments(FunctionCallInfo fcinfo, KpgExportRequest *request)
+{
+	memset(request, 0, sizeof(*request));
+	request->query = text_argument(fcinfo, ARG_QUERY);
+	request->database = text_argument(fcinfo, ARG_DATABASE);
+	request->table_name = text_argument(fcinfo, ARG_TABLE_NAME);
+	request->server = PG_ARGISNULL(ARG_SERVER) ? NULL : NameStr(*PG_GETARG_NAME(ARG_SERVER));
+	request->mode = text_argument(fcinfo, ARG_MODE);
+	request->mapping = text_argument(fcinfo, ARG_MAPPING);
+	if (!PG_ARGISNULL(ARG_TAGS))
+		request->tags = PG_GETARG_ARRAYTYPE_P(ARG_TAGS);
+	if (!PG_ARGISNULL(ARG_INGEST_IF_NOT_EXISTS))
+		request->ingest_if_not_exists = PG_GETARG_ARRAYTYPE_P(ARG_INGEST_IF_NOT_EXISTS);
+	request->has_creation_time = !PG_ARGISNULL(ARG_CREATION_TIME);
+	if (request->has_creation_time)
+		request->creation_time = PG_GETARG_TIMESTAMPTZ(ARG_CREATION_TIME);
+	request->flush_immediately = bool_argument(fcinfo, ARG_FLUSH_IMMEDIATELY, "flush_immediately");
+	request->create_table = bool_argument(fcinfo, ARG_CREATE_TABLE, "create_table");
+	request->on_type_error = text_argument(fcinfo, ARG_ON_TYPE_ERROR);
+}
+
+/* Milliseconds, -1: for ever.  A month counts 30 days, as for PostgreSQL. */
+static int64
+timeout_argument(FunctionCallInfo fcinfo, int n)
+{
+	Interval   *interval;
+	double		ms;
+
+	if (PG_ARGISNULL(n))
+		return -1;
+	interval = PG_GETARG_INTERVAL_P(n);
+	ms = ((double) interval->month * DAYS_PER_MONTH + interval->day) * SECS_PER_DAY * 1000.0 +
+		(double) interval->time / 1000.0;
+	if (ms < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("timeout must not be negative")));
+
+	/* Beyond a century, PostgreSQL 17's infinity included, is for ever. */
+	return ms > 100.0 * DAYS_PER_YEAR * SECS_PER_DAY * 1000.0 ? -1 : (int64) ceil(ms);
+}
+
+Datum
+kusto_ingest(PG_FUNCTION_ARGS)
+{
+	pg_uuid_t  *id = palloc(sizeof(pg_uuid_t));
+	KpgExportRequest request;
+
+	export_arguments(fcinfo, &request);
+	kpg_export_run(&request, id);
+	PG_RETURN_UUID_P(id);
+}
+
+/* ---- CALL ---- */
+
+static void
+require_non_atomic(FunctionCallInfo fcinfo)
+{
+	if (fcinfo->context != NULL && IsA(fcinfo->context, CallContext) &&
+		!castNode(CallContext, fcinfo->context)->atomic)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_TRANSACTION_TERMINATION),
+			 errmsg("kusto_ingest_and_wait() cannot run inside a transaction block"),
+			 errdetail("It commits, because nothing is sent to Kusto before."),
+			 errhint("Use kusto_ingest(), and kusto_wait() after the commit.")));
+}
+
+static void
+commit(void)
+{
+	if (SPI_connect_ext(SPI_OPT_NONATOMIC) != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect_ext failed");
+	SPI_commit();
+	/* Since PostgreSQL 15 SPI_commit() has begun a transaction; earlier this does. */
+	SPI_start_transaction();
+	if (SPI_finish() != SPI_OK_FINISH)
+		elog(ERROR, "SPI_finish failed");
+}
+
+static void
+raise_not_ingested(const pg_uuid_t *id, const char *state)
+{
+	char	   *id_text = DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(id)));
+	KpgOutcome	outcome;
+	int			sqlstate = KPG_ERRCODE_INGESTION_FAILED;
+	StringInfoData detail;
+
+	if (strcmp(state, "partially_succeeded") == 0)
+		sqlstate = KPG_ERRCODE_INGESTION_PARTIAL;
+	else if (strcmp(state, "unknown") == 0)
+		sqlstate = KPG_ERRCODE_INGESTION_UNKNOWN;
+	else if (strcmp(state, "cancelled") == 0)
+		sqlstate = KPG_ERRCODE_INGESTION_CANCELLED;
+
+	EnsurePortalSnapshotExists();
+	kpg_operations_outcome(id, &outcome);
+	initStringInfo(&detail);
+	appendStringInfo(&detail, "Operation %s", id_text);
+	if (outcome.error_code != NULL)
+		appendStringInfo(&detail, ": %s", outcome.error_code);
+	if (outcome.details != NULL)
+		appendStringInfo(&detail, ": %s", outcome.details);
+	ereport(ERROR,
+			(errcode(sqlstate),
+			 errmsg("the data did not land in Kusto: %s",
+					outcome.error_message != NULL ? outcome.error_message : state),
+			 errdetail_internal("%s", detail.data),
+			 outcome.hint != NULL ? errhint("%s", outcome.hint)
+			 : errhint("The views kusto.operations and kusto.blobs tell more.")));
+}
+
+static void
+report_outcome(const pg_uuid_t *id, const char *state)
+{
+	char	   *id_text = DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(id)));
+
+	if (strcmp(state, "succeeded") == 0)
+		return;
+	if (strcmp(state, "skipped") == 0)
+	{
+		ereport(NOTICE,
+				(errmsg("Kusto has data with the same ingest_if_not_exists key and skipped operation %s",
+						id_text)));
+		return;
+	}
+	if (!kpg_operations_is_final(kpg_operations_state(state)))
+		ereport(ERROR,
+				(errcode(KPG_ERRCODE_WAIT_TIMEOUT),
+				 errmsg("timed out waiting for operation %s", id_text),
+				 errdetail("It is in state \"%s\" and goes on.", state),
+				 errhint("Wait longer with kusto_wait(), or look at the view kusto.operations.")));
+	raise_not_ingested(id, state);
+}
+
+Datum
+kusto_ingest_and_wait(PG_FUNCTION_ARGS)
+{
+	KpgExportRequest request;
+	int64		timeout_ms = timeout_argument(fcinfo, ARG_TIMEOUT);
+	pg_uuid_t	id;
+
+	require_non_atomic(fcinfo);
+	/* A procedure that was called after a COMMIT has no snapshot yet. */
+	EnsurePortalSnapshotExists();
+
+	export_arguments(fcinfo, &request);
+	kpg_export_run(&request, &id);
+	commit();
+	report_outcome(&id, kpg_outcome_wait(&id, timeout_ms, true));
+	PG_RETURN_VOID();
+}
+
+/* ---- others ---- */
+
+Datum
+kusto_wait(PG_FUNCTION_ARGS)
+{
+	char	   *state;
+
+	if (PG_ARGISNULL(0))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("operation must not be null")));
+	state = kpg_outcome_wait(PG_GETARG_UUID_P(0), timeout_argument(fcinfo, 1), false);
+	PG_RETURN_TEXT_P(cstring_to_text(state));
+}
+
+Datum
+kusto_create_table_command(PG_FUNCTION_ARGS)
+{
+	static const char *const names[] = {"query", "table_name", "on_type_error"};
+	KpgQuery   *query;
+	char	   *command;
+
+	for (int i = 0; i < (int) lengthof(names); i++)
+	{
+		if (PG_ARGISNULL(i))
+			ereport(ERROR,
+					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+					 errmsg("%s must not be null", names[i])));
+	}
+	query = kpg_exec_prepare(text_argument(fcinfo, 0));
+	command = kpg_schema_create_merge(kpg_exec_tupdesc(query), text_argument(fcinfo, 1),
+									  kpg_format_policy(text_argument(fcinfo, 2)));
+	PG_RETURN_TEXT_P(cstring_to_text(command));
+}

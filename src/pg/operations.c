@@ -1,0 +1,348 @@
+/*
+ * operations.c
+ *	  Recording an export in the caller's transaction, and reading what became
+ *	  of it.
+ *
+ * Rows are all there is: nothing here is remembered in memory, so savepoints,
+ * aborts and two-phase commit are right without any code for them.
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_type.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/syscache.h"
+#include "utils/timestamp.h"
+
+#include "operations.h"
+#include "operations_internal.h"
+
+/* ---- running SQL ---- */
+
+static Oid
+operation_table(void)
+{
+	Oid			nspid = get_namespace_oid("kusto", false);
+	Oid			relid = get_relname_relid("operation", nspid);
+
+	if (!OidIsValid(relid))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("table \"kusto.operation\" does not exist"),
+				 errhint("Create the extension kusto_ingest anew.")));
+	return relid;
+}
+
+static Oid
+table_owner(Oid relid)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+	Oid			owner;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for relation %u", relid);
+	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+	ReleaseSysCache(tuple);
+	return owner;
+}
+
+void
+kpg_operations_enter(KpgSqlScope *scope)
+{
+	Oid			owner = table_owner(operation_table());
+
+	GetUserIdAndSecContext(&scope->userid, &scope->sec_context);
+	SetUserIdAndSecContext(owner, scope->sec_context | SECURITY_LOCAL_USERID_CHANGE |
+						   SECURITY_RESTRICTED_OPERATION);
+	scope->guc_level = NewGUCNestLevel();
+	(void) set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+}
+
+void
+kpg_operations_leave(const KpgSqlScope *scope)
+{
+	if (SPI_finish() != SPI_OK_FINISH)
+		elog(ERROR, "SPI_finish failed");
+	AtEOXact_GUC(false, scope->guc_level);
+	SetUserIdAndSecContext(scope->userid, scope->sec_context);
+}
+
+KpgSqlArg
+kpg_operations_arg(Oid type, Datum value)
+{
+	return (KpgSqlArg) {.type = type, .value = value};
+}
+
+KpgSqlArg
+kpg_operations_text_arg(const char *value)
+{
+	if (value == NULL)
+		return (KpgSqlArg) {.type = TEXTOID, .isnull = true};
+	return kpg_operations_arg(TEXTOID, CStringGetTextDatum(value));
+}
+
+KpgSqlArg
+kpg_operations_uuid_arg(const pg_uuid_t *value)
+{
+	return kpg_operations_arg(UUIDOID, UUIDPGetDatum(value));
+}
+
+#define SQL_ARGS_MAX 24
+
+uint64
+kpg_operations_execute(const char *sql, const KpgSqlArg *args, int nargs, int expected, long limit)
+{
+	Oid			types[SQL_ARGS_MAX];
+	Datum		values[SQL_ARGS_MAX];
+	char		nulls[SQL_ARGS_MAX] = {0};
+	int			rc;
+
+	Assert(nargs <= SQL_ARGS_MAX);
+	for (int i = 0; i < nargs; i++)
+	{
+		types[i] = args[i].type;
+		values[i] = args[i].value;
+		nulls[i] = args[i].isnull ? 'n' : ' ';
+	}
+	rc = SPI_execute_with_args(sql, nargs, types, values, nulls, false, limit);
+	if (rc != expected)
+		elog(ERROR, "SPI gave %s instead of %s for: %s", SPI_result_code_string(rc),
+			 SPI_result_code_string(expected), sql);
+	return SPI_processed;
+}
+
+Datum
+kpg_operations_value(uint64 row, int column, bool *isnull)
+{
+	return SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, column, isnull);
+}
+
+char *
+kpg_operations_string(MemoryContext context, uint64 row, int column)
+{
+	char	   *value = SPI_getvalue(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, column);
+
+	return value == NULL ? NULL : MemoryContextStrdup(context, value);
+}
+
+/* ---- staging ---- */
+
+static const char insert_operation[] =
+"INSERT INTO kusto.operation (id, owner, server, database, table_name, mode, source, query,"
+" options, table_command, state, rows, raw_bytes, compressed_bytes, blobs, type_errors,"
+" created_at, staged_at, finished_at, system_identifier)"
+" VALUES ($1, $2, $3::name, $4, $5, $6, $7, $8,"
+" jsonb_strip_nulls(jsonb_build_object("
+"'mapping', $9, 'tags', $10, 'ingest_if_not_exists', $11, 'creation_time', $12,"
+" 'flush_immediately', $13, 'on_type_error', $14)),"
+" $15, $16, $17, $18, $19, $20, $21::jsonb, $22, $23,"
+" CASE WHEN $16 = 'succeeded' THEN $23 END, $24)";
+
+static const char insert_blobs[] =
+"INSERT INTO kusto.blob (operation_id, ordinal, source_id, url, rows, raw_bytes,"
+" compressed_bytes, state, staged_at)"
+" SELECT $1, b.ordinal, b.source_id, b.url, b.rows, b.raw_bytes, b.compressed_bytes, 'staged', $8"
+" FROM unnest($2, $3, $4, $5, $6, $7)"
+" AS b (ordinal, source_id, url, rows, raw_bytes, compressed_bytes)";
+
+static KpgSqlArg
+text_array_arg(ArrayType *value)
+{
+	KpgSqlArg	arg = kpg_operations_arg(TEXTARRAYOID, PointerGetDatum(value));
+
+	arg.isnull = value == NULL;
+	return arg;
+}
+
+static void
+stage_operation(const KpgOperationRequest *request, const KcIngest *ingest, const char *type_errors,
+				TimestampTz now)
+{
+	int			nblobs = kc_ingest_nblobs(ingest);
+	bool		to_do = nblobs > 0 || request->table_command != NULL;
+	uint64_t	rows;
+	uint64_t	raw_bytes;
+	uint64_t	compressed_bytes;
+	KpgSqlArg	creation_time = kpg_operations_arg(TIMESTAMPTZOID, TimestampTzGetDatum(request->creation_time));
+
+	creation_time.isnull = !request->has_creation_time;
+	kc_ingest_totals(ingest, &rows, &raw_bytes, &compressed_bytes);
+
+	const KpgSqlArg args[] = {
+		kpg_operations_uuid_arg(&request->id),
+		kpg_operations_arg(OIDOID, ObjectIdGetDatum(request->owner)),
+		kpg_operations_text_arg(request->server),
+		kpg_operations_text_arg(request->database),
+		kpg_operations_text_arg(request->table_name),
+		kpg_operations_text_arg(request->mode),
+		kpg_operations_text_arg(request->source),
+		kpg_operations_text_arg(request->query),
+		kpg_operations_text_arg(request->mapping),
+		text_array_arg(request->tags),
+		text_array_arg(request->ingest_if_not_exists),
+		creation_time,
+		kpg_operations_arg(BOOLOID, BoolGetDatum(request->flush_immediately)),
+		kpg_operations_text_arg(request->on_type_error),
+		kpg_operations_text_arg(request->table_command),
+		kpg_operations_text_arg(to_do ? "staged" : "succeeded"),
+		kpg_operations_arg(INT8OID, Int64GetDatum((int64) rows)),
+		kpg_operations_arg(INT8OID, Int64GetDatum((int64) raw_bytes)),
+		kpg_operations_arg(INT8OID, Int64GetDatum((int64) compressed_bytes)),
+		kpg_operations_arg(INT4OID, Int32GetDatum(nblobs)),
+		kpg_operations_text_arg(type_errors),
+		kpg_operations_arg(TIMESTAMPTZOID, TimestampTzGetDatum(request->created_at)),
+		kpg_operations_arg(TIMESTAMPTZOID, TimestampTzGetDatum(now)),
+		kpg_operations_arg(INT8OID, Int64GetDatum((int64) GetSystemIdentifier()))
+	};
+
+	(void) kpg_operations_execute(insert_operation, args, lengthof(args), SPI_OK_INSERT, 0);
+}
+
+static KpgSqlArg
+array_arg(Oid array_type, Oid element_type, Datum *values, int n)
+{
+	int16		len;
+	bool		byval;
+	char		align;
+
+	get_typlenbyvalalign(element_type, &len, &byval, &align);
+	return kpg_operations_arg(array_type,
+							  PointerGetDatum(construct_array(values, n, element_type, len, byval, align)));
+}
+
+static void
+stage_blobs(const KpgOperationRequest *request, const KcIngest *ingest, TimestampTz now)
+{
+	int			n = kc_ingest_nblobs(ingest);
+	Datum	   *ordinals = palloc(sizeof(Datum) * (Size) n);
+	Datum	   *source_ids = palloc(sizeof(Datum) * (Size) n);
+	Datum	   *urls = palloc(sizeof(Datum) * (Size) n);
+	Datum	   *rows = palloc(sizeof(Datum) * (Size) n);
+	Datum	   *raw_bytes = palloc(sizeof(Datum) * (Size) n);
+	Datum	   *compressed_bytes = palloc(sizeof(Datum) * (Size) n);
+
+	for (int i = 0; i < n; i++)
+	{
+		const KcIngestBlob *blob = kc_ingest_blob(ingest, i);
+
+		ordinals[i] = Int32GetDatum(blob->ordinal);
+		source_ids[i] = PointerGetDatum(blob->source_id.bytes);
+		urls[i] = CStringGetTextDatum(blob->url);
+		rows[i] = Int64GetDatum((int64) blob->rows);
+		raw_bytes[i] = Int64GetDatum((int64) blob->raw_bytes);
+		compressed_bytes[i] = Int64GetDatum((int64) blob->compressed_bytes);
+	}
+
+	const KpgSqlArg args[] = {
+		kpg_operations_uuid_arg(&request->id),
+		array_arg(INT4ARRAYOID, INT4OID, ordinals, n),
+		array_arg(UUIDARRAYOID, UUIDOID, source_ids, n),
+		array_arg(TEXTARRAYOID, TEXTOID, urls, n),
+		array_arg(INT8ARRAYOID, INT8OID, rows, n),
+		array_arg(INT8ARRAYOID, INT8OID, raw_bytes, n),
+		array_arg(INT8ARRAYOID, INT8OID, compressed_bytes, n),
+		kpg_operations_arg(TIMESTAMPTZOID, TimestampTzGetDatum(now))
+	};
+
+	(void) kpg_operations_execute(insert_blobs, args, lengthof(args), SPI_OK_INSERT, 0);
+}
+
+void
+kpg_operations_stage(const KpgOperationRequest *request, const KcIngest *ingest, const char *type_errors)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	KpgSqlScope scope;
+
+	StaticAssertStmt(sizeof(KcUuid) == sizeof(pg_uuid_t), "a uuid is a uuid");
+
+	kpg_operations_enter(&scope);
+	stage_operation(request, ingest, type_errors, now);
+	if (kc_ingest_nblobs(ingest) > 0)
+		stage_blobs(request, ingest, now);
+	kpg_operations_leave(&scope);
+}
+
+/* ---- the outcome ---- */
+
+static char *
+column_string(HeapTuple tuple, TupleDesc desc, const char *name)
+{
+	int			attnum = SPI_fnumber(desc, name);
+
+	if (attnum <= 0)
+		elog(ERROR, "table \"kusto.operation\" has no column \"%s\"", name);
+	return SPI_getvalue(tuple, desc, attnum);
+}
+
+static bool
+may_see(Oid owner)
+{
+	return has_privs_of_role(GetUserId(), owner) ||
+		has_privs_of_role(GetUserId(), get_role_oid("pg_read_all_stats", false));
+}
+
+static void
+read_outcome(HeapTuple tuple, TupleDesc desc, KpgOutcome *outcome)
+{
+	TransactionId xmin = HeapTupleHeaderGetXmin(tuple->t_data);
+	bool		isnull;
+	Datum		owner = heap_getattr(tuple, SPI_fnumber(desc, "owner"), desc, &isnull);
+
+	outcome->found = true;
+
+	/*
+	 * Only the worker changes the row, after our commit: a version of our own
+	 * is the inserted one.
+	 */
+	outcome->own_uncommitted = TransactionIdIsCurrentTransactionId(xmin);
+	outcome->visible_to_user = may_see(DatumGetObjectId(owner));
+	outcome->state = column_string(tuple, desc, "state");
+	outcome->finished = kpg_operations_is_final(kpg_operations_state(outcome->state));
+	outcome->error_code = column_string(tuple, desc, "error_code");
+	outcome->error_message = column_string(tuple, desc, "error_message");
+	outcome->details = column_string(tuple, desc, "details");
+	outcome->hint = column_string(tuple, desc, "hint");
+}
+
+/*
+ * A scan and not SPI: it is asked for many times a second, and a waiting
+ * transaction must not keep a lock that would stop DROP EXTENSION.
+ */
+void
+kpg_operations_outcome(const pg_uuid_t *id, KpgOutcome *outcome)
+{
+	Relation	relation = table_open(operation_table(), AccessShareLock);
+	Oid			index = get_relname_relid("operation_pkey", RelationGetNamespace(relation));
+	AttrNumber	attnum = (AttrNumber) SPI_fnumber(RelationGetDescr(relation), "id");
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	memset(outcome, 0, sizeof(*outcome));
+	ScanKeyInit(&key, attnum, BTEqualStrategyNumber, F_UUID_EQ, UUIDPGetDatum(id));
+	scan = systable_beginscan(relation, index, OidIsValid(index), snapshot, 1, &key);
+	tuple = systable_getnext(scan);
+	if (HeapTupleIsValid(tuple))
+		read_outcome(tuple, RelationGetDescr(relation), outcome);
+	systable_endscan(scan);
+	UnregisterSnapshot(snapshot);
+	table_close(relation, AccessShareLock);
+}

@@ -1,0 +1,51 @@
+/*
+ * operations_internal.h
+ *	  How the parts of operations run their SQL.
+ */
+#ifndef KPG_OPERATIONS_INTERNAL_H
+#define KPG_OPERATIONS_INTERNAL_H
+
+#include "postgres.h"
+
+#include "executor/spi.h"
+
+/* What to go back to. */
+typedef struct KpgSqlScope
+{
+	Oid			userid;
+	int			sec_context;
+	int			guc_level;
+} KpgSqlScope;
+
+/*
+ * Become the owner of the tables, with a locked search_path and SPI connected.
+ * Strings of the caller's survive; results of SPI die at leave.  After an
+ * error the end of the (sub)transaction undoes all of it.
+ */
+extern void kpg_operations_enter(KpgSqlScope *scope);
+extern void kpg_operations_leave(const KpgSqlScope *scope);
+
+typedef struct KpgSqlArg
+{
+	Oid			type;
+	Datum		value;
+	bool		isnull;
+} KpgSqlArg;
+
+extern KpgSqlArg kpg_operations_text_arg(const char *value);	/* NULL is null */
+extern KpgSqlArg kpg_operations_uuid_arg(const pg_uuid_t *value);
+extern KpgSqlArg kpg_operations_arg(Oid type, Datum value);
+
+/*
+ * Run one constant statement inside a scope and return the number of rows;
+ * expected is an SPI_OK_ code.  A limit of 0 means all rows.
+ */
+extern uint64 kpg_operations_execute(const char *sql, const KpgSqlArg *args, int nargs, int expected,
+									 long limit);
+
+/* Value of the current SPI result, by position from 1. */
+extern Datum kpg_operations_value(uint64 row, int column, bool *isnull);
+/* The same as a C string in context; NULL for null. */
+extern char *kpg_operations_string(MemoryContext context, uint64 row, int column);
+
+#endif							/* KPG_OPERATIONS_INTERNAL_H */

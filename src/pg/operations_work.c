@@ -1,0 +1,261 @@
+/*
+ * operations_work.c
+ *	  What the worker reads: which operations are open, and all that it needs
+ *	  to know of one.
+ */
+#include "postgres.h"
+
+#include "access/xlog.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_type.h"
+#include "commands/extension.h"
+#include "storage/lmgr.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/syscache.h"
+#include "utils/timestamp.h"
+
+#include "operations.h"
+#include "operations_internal.h"
+
+static const char select_staged[] =
+"SELECT o.id FROM kusto.operation o"
+" WHERE o.state = 'staged' AND o.system_identifier = $1"
+" AND NOT EXISTS (SELECT FROM unnest($2, $3) AS s (server, owner)"
+" WHERE s.server = o.server AND s.owner = o.owner)"
+" ORDER BY o.created_at, o.id LIMIT $4";
+
+static const char select_unfinished[] =
+"SELECT o.id, o.created_at FROM kusto.operation o"
+" WHERE o.state IN ('staged', 'posting', 'posted') AND o.system_identifier = $1"
+" AND (o.created_at, o.id) > ($2, $3)"
+" ORDER BY o.created_at, o.id LIMIT $4";
+
+static const char select_operation[] =
+"SELECT o.owner, o.server, o.database, o.table_name, o.table_command, o.state, o.blobs,"
+" o.options ->> 'mapping',"
+" ARRAY(SELECT t.tag FROM jsonb_array_elements_text(o.options -> 'tags')"
+" WITH ORDINALITY AS t (tag, n) ORDER BY t.n),"
+" ARRAY(SELECT t.tag FROM jsonb_array_elements_text(o.options -> 'ingest_if_not_exists')"
+" WITH ORDINALITY AS t (tag, n) ORDER BY t.n),"
+" (o.options ->> 'creation_time')::timestamptz,"
+" coalesce((o.options ->> 'flush_immediately')::boolean, false)"
+" FROM kusto.operation o"
+" WHERE o.id = $1 AND o.state IN ('staged', 'posting', 'posted')";
+
+static const char select_blobs[] =
+"SELECT b.ordinal, b.source_id, b.url, b.raw_bytes, b.state, b.post_attempts, b.status_table,"
+" b.posted_at"
+" FROM kusto.blob b"
+" WHERE b.operation_id = $1 AND b.state IN ('staged', 'posting', 'posted')"
+" ORDER BY b.ordinal";
+
+/*
+ * Somebody who drops the extension locks its tables one by one; by asking for
+ * all we need at once, and never waiting, no deadlock can arise.  A table that
+ * was dropped while its lock was free is noticed by looking twice.
+ */
+KpgTables
+kpg_operations_lock(void)
+{
+	static const char *const names[] = {"operation", "blob"};
+	Oid			nspid;
+
+	if (!OidIsValid(get_extension_oid("kusto_ingest", true)))
+		return KPG_TABLES_GONE;
+	nspid = get_namespace_oid("kusto", true);
+	for (size_t i = 0; i < lengthof(names); i++)
+	{
+		Oid			relid = OidIsValid(nspid) ? get_relname_relid(names[i], nspid) : InvalidOid;
+
+		if (!OidIsValid(relid))
+			return KPG_TABLES_GONE;
+		if (!ConditionalLockRelationOid(relid, RowExclusiveLock))
+			return KPG_TABLES_BUSY;
+		if (!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(relid)))
+			return KPG_TABLES_BUSY;
+	}
+	return KPG_TABLES_READY;
+}
+
+static KpgSqlArg
+system_identifier_arg(void)
+{
+	return kpg_operations_arg(INT8OID, Int64GetDatum((int64) GetSystemIdentifier()));
+}
+
+static pg_uuid_t *
+copy_uuid(MemoryContext context, uint64 row, int column)
+{
+	bool		isnull;
+	pg_uuid_t  *copy = MemoryContextAlloc(context, sizeof(pg_uuid_t));
+
+	*copy = *DatumGetUUIDP(kpg_operations_value(row, column, &isnull));
+	return copy;
+}
+
+static List *
+read_ids(MemoryContext context, uint64 n)
+{
+	MemoryContext old = MemoryContextSwitchTo(context);
+	List	   *ids = NIL;
+
+	for (uint64 i = 0; i < n; i++)
+		ids = lappend(ids, copy_uuid(context, i, 1));
+	MemoryContextSwitchTo(old);
+	return ids;
+}
+
+List *
+kpg_operations_staged(const KpgSkip *skip, int nskip, int limit)
+{
+	MemoryContext context = CurrentMemoryContext;
+	KpgSqlScope scope;
+	List	   *ids;
+
+	kpg_operations_enter(&scope);
+	{
+		Datum	   *servers = palloc(sizeof(Datum) * (Size) Max(nskip, 1));
+		Datum	   *owners = palloc(sizeof(Datum) * (Size) Max(nskip, 1));
+
+		for (int i = 0; i < nskip; i++)
+		{
+			servers[i] = CStringGetTextDatum(skip[i].server);
+			owners[i] = ObjectIdGetDatum(skip[i].owner);
+		}
+
+		const KpgSqlArg args[] = {
+			system_identifier_arg(),
+			kpg_operations_arg(TEXTARRAYOID,
+							   PointerGetDatum(construct_array(servers, nskip, TEXTOID, -1, false, TYPALIGN_INT))),
+			kpg_operations_arg(OIDARRAYOID,
+							   PointerGetDatum(construct_array(owners, nskip, OIDOID, sizeof(Oid), true, TYPALIGN_INT))),
+			kpg_operations_arg(INT4OID, Int32GetDatum(limit))
+		};
+
+		ids = read_ids(context, kpg_operations_execute(select_staged, args, lengthof(args), SPI_OK_SELECT, 0));
+	}
+	kpg_operations_leave(&scope);
+	return ids;
+}
+
+List *
+kpg_operations_unfinished(KpgSweep *sweep, int limit)
+{
+	static const pg_uuid_t first_uuid = {{0}};
+	MemoryContext context = CurrentMemoryContext;
+	TimestampTz from = sweep->begun ? sweep->created_at : DT_NOBEGIN;
+	KpgSqlScope scope;
+	uint64		n;
+	List	   *ids;
+
+	kpg_operations_enter(&scope);
+	{
+		const KpgSqlArg args[] = {
+			system_identifier_arg(),
+			kpg_operations_arg(TIMESTAMPTZOID, TimestampTzGetDatum(from)),
+			kpg_operations_uuid_arg(sweep->begun ? &sweep->id : &first_uuid),
+			kpg_operations_arg(INT4OID, Int32GetDatum(limit))
+		};
+
+		n = kpg_operations_execute(select_unfinished, args, lengthof(args), SPI_OK_SELECT, 0);
+		ids = read_ids(context, n);
+		sweep->begun = n == (uint64) limit;
+		if (sweep->begun)
+		{
+			bool		isnull;
+
+			sweep->created_at = DatumGetTimestampTz(kpg_operations_value(n - 1, 2, &isnull));
+			sweep->id = *(pg_uuid_t *) llast(ids);
+		}
+	}
+	kpg_operations_leave(&scope);
+	return ids;
+}
+
+/* ---- one operation ---- */
+
+static char **
+read_strings(MemoryContext context, int column, int *n)
+{
+	bool		isnull;
+	ArrayType  *array = DatumGetArrayTypeP(kpg_operations_value(0, column, &isnull));
+	Datum	   *values;
+	char	  **strings;
+
+	deconstruct_array(array, TEXTOID, -1, false, TYPALIGN_INT, &values, NULL, n);
+	if (*n == 0)
+		return NULL;
+	strings = MemoryContextAlloc(context, sizeof(char *) * (Size) *n);
+	for (int i = 0; i < *n; i++)
+		strings[i] = MemoryContextStrdup(context, TextDatumGetCString(values[i]));
+	return strings;
+}
+
+static KpgOpenOperation *
+read_operation(MemoryContext context, const pg_uuid_t *id)
+{
+	KpgOpenOperation *operation = MemoryContextAllocZero(context, sizeof(KpgOpenOperation));
+	bool		isnull;
+
+	operation->id = *id;
+	operation->owner = DatumGetObjectId(kpg_operations_value(0, 1, &isnull));
+	operation->server = kpg_operations_string(context, 0, 2);
+	operation->database = kpg_operations_string(context, 0, 3);
+	operation->table_name = kpg_operations_string(context, 0, 4);
+	operation->table_command = kpg_operations_string(context, 0, 5);
+	operation->state = kpg_operations_state(kpg_operations_string(context, 0, 6));
+	operation->total_blobs = DatumGetInt32(kpg_operations_value(0, 7, &isnull));
+	operation->mapping = kpg_operations_string(context, 0, 8);
+	operation->tags = read_strings(context, 9, &operation->ntags);
+	operation->if_not_exists = read_strings(context, 10, &operation->nif_not_exists);
+	operation->creation_time = DatumGetTimestampTz(kpg_operations_value(0, 11, &isnull));
+	operation->has_creation_time = !isnull;
+	operation->flush_immediately = DatumGetBool(kpg_operations_value(0, 12, &isnull));
+	return operation;
+}
+
+static void
+read_blob(MemoryContext context, uint64 row, KpgOpenBlob *blob)
+{
+	bool		isnull;
+
+	blob->ordinal = DatumGetInt32(kpg_operations_value(row, 1, &isnull));
+	memcpy(blob->source_id.bytes, DatumGetUUIDP(kpg_operations_value(row, 2, &isnull))->data,
+		   sizeof(blob->source_id.bytes));
+	blob->url = kpg_operations_string(context, row, 3);
+	blob->raw_bytes = (uint64) DatumGetInt64(kpg_operations_value(row, 4, &isnull));
+	blob->state = kpg_operations_state(kpg_operations_string(CurrentMemoryContext, row, 5));
+	blob->post_attempts = DatumGetInt32(kpg_operations_value(row, 6, &isnull));
+	blob->status_table = kpg_operations_string(context, row, 7);
+	blob->posted_at = DatumGetTimestampTz(kpg_operations_value(row, 8, &isnull));
+	if (isnull)
+		blob->posted_at = 0;
+}
+
+KpgOpenOperation *
+kpg_operations_load(const pg_uuid_t *id)
+{
+	MemoryContext context = CurrentMemoryContext;
+	KpgOpenOperation *operation = NULL;
+	KpgSqlScope scope;
+	KpgSqlArg	arg;
+
+	kpg_operations_enter(&scope);
+	arg = kpg_operations_uuid_arg(id);
+	if (kpg_operations_execute(select_operation, &arg, 1, SPI_OK_SELECT, 0) == 1)
+	{
+		uint64		n;
+
+		operation = read_operation(context, id);
+		n = kpg_operations_execute(select_blobs, &arg, 1, SPI_OK_SELECT, 0);
+		operation->blobs = MemoryContextAllocZero(context, sizeof(KpgOpenBlob) * (Size) Max(n, 1));
+		operation->nblobs = (int) n;
+		for (uint64 i = 0; i < n; i++)
+			read_blob(context, i, &operation->blobs[i]);
+	}
+	kpg_operations_leave(&scope);
+	return operation;
+}

@@ -1,0 +1,77 @@
+/*
+ * worker_unit.c
+ *	  One short transaction of the worker.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "storage/ipc.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+
+#include "worker_internal.h"
+
+static void
+end_of_extension(void)
+{
+	CommitTransactionCommand();
+	ereport(DEBUG1, (errmsg_internal("kusto_ingest worker ends: the extension is not there")));
+	proc_exit(0);
+}
+
+static bool
+run(void (*body) (void *arg), void *arg)
+{
+	KpgTables	tables;
+
+	PushActiveSnapshot(GetTransactionSnapshot());
+	tables = kpg_operations_lock();
+	if (tables == KPG_TABLES_READY)
+	{
+		/* Rows that became visible while the tables were locked by others. */
+		PopActiveSnapshot();
+		PushActiveSnapshot(GetTransactionSnapshot());
+		body(arg);
+	}
+	PopActiveSnapshot();
+	if (tables == KPG_TABLES_GONE)
+		end_of_extension();
+	return tables == KPG_TABLES_READY;
+}
+
+KpgUnitResult
+kpg_worker_unit(const char *activity, void (*body) (void *arg), void *arg, ErrorData **error)
+{
+	MemoryContext context = CurrentMemoryContext;
+	volatile KpgUnitResult result = KPG_UNIT_BUSY;
+
+	SetCurrentStatementStartTimestamp();
+	pgstat_report_activity(STATE_RUNNING, activity);
+	PG_TRY();
+	{
+		StartTransactionCommand();
+		if (run(body, arg))
+			result = KPG_UNIT_DONE;
+		CommitTransactionCommand();
+	}
+	PG_CATCH();
+	{
+		result = KPG_UNIT_FAILED;
+		HOLD_INTERRUPTS();
+		MemoryContextSwitchTo(context);
+		if (error != NULL)
+			*error = CopyErrorData();
+		else
+			EmitErrorReport();
+		FlushErrorState();
+		AbortOutOfAnyTransaction();
+		RESUME_INTERRUPTS();
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	pgstat_report_stat(true);
+	pgstat_report_activity(STATE_IDLE, NULL);
+	return result;
+}
