@@ -1,10 +1,10 @@
 \set engine_uri `echo "$KUSTO_ENGINE_URI"`
 \set ingest_uri `echo "$KUSTO_INGEST_URI"`
-\set login_uri `echo "$KUSTO_LOGIN_URI"`
 \set tenant `echo "$KUSTO_TENANT"`
 \set client_id `echo "$KUSTO_CLIENT_ID"`
 \set client_secret `echo "$KUSTO_CLIENT_SECRET"`
 \pset footer off
+\pset pager off
 \set ECHO all
 
 -- 1. Say where Kusto is and who we are.
@@ -12,7 +12,7 @@
 CREATE EXTENSION kusto_ingest;
 
 CREATE SERVER adx FOREIGN DATA WRAPPER kusto
-    OPTIONS (cluster :'engine_uri', ingest_uri :'ingest_uri', authority :'login_uri', database 'demo');
+    OPTIONS (cluster :'engine_uri', ingest_uri :'ingest_uri', database 'demo');
 
 CREATE USER MAPPING FOR CURRENT_USER SERVER adx
     OPTIONS (auth 'client_secret', tenant :'tenant', client_id :'client_id',
@@ -26,22 +26,22 @@ SELECT * FROM weather LIMIT 3;
 
 SELECT kusto_ingest('SELECT * FROM weather', 'demo', 'Weather', create_table => true) AS operation \gset
 
-SELECT kusto_wait(:'operation');
+SELECT :'operation' AS operation, kusto_wait(:'operation');
 
 SELECT * FROM kusto_query('Weather | count', 'demo');
 
 SELECT * FROM kusto_query('Weather | summarize days = count(), warmest = max(temp_max) by location', 'demo');
 
--- 3. Any query will do: joins, jsonb, arrays, time zones, and data-modifying statements.
+-- 3. Any query will do, and any type: here jsonb, an array, and timestamps with time zone.
 
 SELECT kusto_ingest('SELECT id, happened_at, magnitude, place, longitude_latitude, properties FROM earthquakes',
                     'demo', 'Earthquakes', create_table => true) AS operation \gset
 
-SELECT kusto_wait(:'operation');
+SELECT :'operation' AS operation, kusto_wait(:'operation');
 
 SELECT * FROM kusto_query('Earthquakes | top 3 by magnitude | project happened_at, magnitude, place', 'demo');
 
--- 4. It is part of the transaction: these flights go to Kusto if, and only if, they leave PostgreSQL.
+-- 4. It is part of the transaction: flights go to Kusto if, and only if, they leave PostgreSQL.
 
 BEGIN;
 SELECT kusto_ingest('DELETE FROM flights WHERE delay > interval ''2 hours'' RETURNING *',
@@ -53,7 +53,7 @@ SELECT kusto_ingest('DELETE FROM flights WHERE delay <= interval ''2 hours'' RET
                     'demo', 'Flights', create_table => true) AS operation \gset
 COMMIT;
 
-SELECT kusto_wait(:'operation');
+SELECT :'operation' AS operation, kusto_wait(:'operation');
 
 SELECT count(*) AS left_in_postgresql FROM flights;
 

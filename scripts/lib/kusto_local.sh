@@ -9,7 +9,7 @@ install_node_modules()
 		return 0
 	fi
 	say "installing Node.js modules in ${dir#"$root"/}"
-	run npm --prefix "$dir" ci --no-audit --no-fund --loglevel=error ||
+	run npm --prefix "$dir" ci --no-audit --no-fund --loglevel=error >/dev/null ||
 		die "npm ci failed in $dir"
 	printf '%s\n' "$sum" > "$dir/node_modules/.kusto_ingest"
 }
@@ -19,24 +19,25 @@ install_kusto_local()
 	install_node_modules "$root/test/kusto-local"
 }
 
-# start_kusto_local [--stay]: starts the service and exports the KUSTO_... variables that tests
+# start_kusto_local [--stay] [option ...]: starts the service and exports the KUSTO_... variables that tests
 # and psql scripts read. Unless it is to stay, it ends with us even when we are killed: its
 # standard input is a pipe that only we hold open.
 start_kusto_local()
 {
 	local ready= follow follow_pid input=/dev/null
 	local output=$work/log/kusto-local.out
-	local options=()
 
-	if [ "${1:-}" != --stay ]; then
+	if [ "${1:-}" = --stay ]; then
+		shift
+	else
 		input=$work/kusto-local.in
 		mkfifo "$input"
-		options=(--exit-on-stdin-close)
+		set -- --exit-on-stdin-close "$@"
 	fi
 	exec {kusto_local_in}<>"$input"
 	: > "$output"
 	# A session of its own, so that Azurite is stopped with it and Ctrl-C reaches only us.
-	setsid "$root/test/kusto-local/bin/kusto-local" "${options[@]}" \
+	setsid "$root/test/kusto-local/bin/kusto-local" "$@" \
 		<"$input" >"$output" 2>"$work/log/kusto-local.err" {kusto_local_in}>&- &
 	kusto_local_pid=$!
 	on_exit stop_kusto_local

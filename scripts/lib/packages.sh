@@ -78,6 +78,7 @@ missing_packages()
 	lacks ca-certificates test -s /etc/ssl/certs/ca-certificates.crt
 	[ "$purpose" = test ] || return 0
 	lacks libipc-run-perl perl -MIPC::Run -e 1
+	lacks openssl command -v openssl
 	lacks clang command -v clang
 	lacks libclang-rt-dev has_fuzzer
 }

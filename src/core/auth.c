@@ -170,10 +170,21 @@ kc_auth_wait(KcAuth *auth, KcWaiter *waiter, KcError *err)
 	return status;
 }
 
+/*
+ * A request that nobody waits for any more ends here: whoever comes next must
+ * not inherit one that hangs, which may be why the last one went away.
+ */
 void
 kc_auth_cancel(KcAuth *auth, KcWaiter *waiter)
 {
-	kc_waiter_cancel(&auth->waiters, waiter);
+	if (!kc_waiter_cancel(&auth->waiters, waiter))
+		return;
+	kc_cloud_cancel(auth->cloud, &auth->cloud_waiter);
+	if (auth->http == NULL)
+		return;
+	kc_http_free(auth->http);
+	auth->http = NULL;
+	kc_token_request_free(&auth->request);
 }
 
 bool

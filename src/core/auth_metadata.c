@@ -294,7 +294,11 @@ kc_cloud_wait(KcCloud *cloud, KcWaiter *waiter, KcError *err)
 void
 kc_cloud_cancel(KcCloud *cloud, KcWaiter *waiter)
 {
-	kc_waiter_cancel(&cloud->waiters, waiter);
+	/* As kc_auth_cancel(): nobody inherits a request that hangs. */
+	if (!kc_waiter_cancel(&cloud->waiters, waiter) || cloud->http == NULL)
+		return;
+	kc_http_free(cloud->http);
+	cloud->http = NULL;
 }
 
 const KcCloudInfo *

@@ -20,7 +20,9 @@ struct KcGzip
 {
 	const KcAlloc *alloc;
 	z_stream	z;
-	bool		done;			/* the trailer is written */
+	bool		ended;			/* zlib has given the whole stream */
+	bool		spilled;		/* spill holds a byte that had no room */
+	char		spill;
 };
 
 static voidpf
@@ -84,7 +86,8 @@ void
 kc_gzip_reset(KcGzip *gzip)
 {
 	(void) deflateReset(&gzip->z);	/* fails only for a broken state */
-	gzip->done = false;
+	gzip->ended = false;
+	gzip->spilled = false;
 }
 
 static uInt
@@ -93,35 +96,64 @@ clamp_to_uint(size_t len)
 	return len > UINT_MAX ? UINT_MAX : (uInt) len;
 }
 
+/* One call of zlib: takes from *in, puts at *out, moves all four. */
+static KcStatus
+run_once(KcGzip *gzip, const char **in, size_t *in_len,
+		 char **out, size_t *out_len, bool finish, KcError *err)
+{
+	z_stream   *z = &gzip->z;
+	uInt		in_now = clamp_to_uint(*in_len);
+	uInt		out_now = clamp_to_uint(*out_len);
+	bool		last = finish && in_now == *in_len;
+	int			rc;
+
+	z->next_in = (z_const Bytef *) (uintptr_t) *in;
+	z->avail_in = in_now;
+	z->next_out = (Bytef *) *out;
+	z->avail_out = out_now;
+	rc = deflate(z, last ? Z_FINISH : Z_NO_FLUSH);
+	if (in_now > 0)
+		*in += in_now - z->avail_in;
+	*in_len -= in_now - z->avail_in;
+	*out += out_now - z->avail_out;
+	*out_len -= out_now - z->avail_out;
+	gzip->ended = rc == Z_STREAM_END;
+	/* Z_BUF_ERROR says that nothing could be done just now */
+	if (rc != Z_OK && rc != Z_STREAM_END && rc != Z_BUF_ERROR)
+		return kc_error_set(err, KC_ERR_INTERNAL, "compressing", "zlib returned %d", rc);
+	return KC_OK;
+}
+
 KcStatus
 kc_gzip_run(KcGzip *gzip, const char **in, size_t *in_len,
 			char **out, size_t *out_len, bool finish, bool *done, KcError *err)
 {
-	z_stream   *z = &gzip->z;
-	int			rc = Z_OK;
+	KcStatus	status = KC_OK;
 
-	while (!gzip->done && *out_len > 0 && (*in_len > 0 || finish))
+	if (gzip->spilled && *out_len > 0)
 	{
-		uInt		in_now = clamp_to_uint(*in_len);
-		uInt		out_now = clamp_to_uint(*out_len);
-		bool		last = finish && in_now == *in_len;
+		*(*out)++ = gzip->spill;
+		(*out_len)--;
+		gzip->spilled = false;
+	}
+	while (status == KC_OK && !gzip->ended && *out_len > 0 && (*in_len > 0 || finish))
+		status = run_once(gzip, in, in_len, out, out_len, finish, err);
 
-		z->next_in = (z_const Bytef *) (uintptr_t) *in;
-		z->avail_in = in_now;
-		z->next_out = (Bytef *) *out;
-		z->avail_out = out_now;
-		rc = deflate(z, last ? Z_FINISH : Z_NO_FLUSH);
-		if (in_now > 0)
-			*in += in_now - z->avail_in;
-		*in_len -= in_now - z->avail_in;
-		*out += out_now - z->avail_out;
-		*out_len -= out_now - z->avail_out;
-		gzip->done = rc == Z_STREAM_END;
-		/* Z_BUF_ERROR says that nothing could be done just now */
-		if (rc != Z_OK && rc != Z_STREAM_END && rc != Z_BUF_ERROR)
-			return kc_error_set(err, KC_ERR_INTERNAL, "compressing", "zlib returned %d", rc);
+	/*
+	 * The output is full, and zlib may only then notice that it has nothing
+	 * more: ask with one byte of room, so that done comes with the last byte
+	 * and nobody opens another block for nothing.
+	 */
+	if (status == KC_OK && finish && !gzip->ended && !gzip->spilled &&
+		*in_len == 0 && *out_len == 0)
+	{
+		char	   *spill = &gzip->spill;
+		size_t		room = 1;
+
+		status = run_once(gzip, in, in_len, &spill, &room, true, err);
+		gzip->spilled = room == 0;
 	}
 	if (done != NULL)
-		*done = gzip->done;
-	return KC_OK;
+		*done = gzip->ended && !gzip->spilled;
+	return status;
 }

@@ -17,7 +17,7 @@ extern void kc_gzip_reset(KcGzip *gzip);	/* begin the next stream */
 /*
  * Compress: takes what it can from *in / *in_len and puts it at *out /
  * *out_len, moving all four.  With finish, *done tells that the stream is
- * complete; call again with more room until it is.  Allocates nothing, so it
+ * complete, together with its last byte; call again with more room until it is.  Allocates nothing, so it
  * may run on a thread that must not allocate.
  */
 extern KcStatus kc_gzip_run(KcGzip *gzip, const char **in, size_t *in_len,

@@ -180,7 +180,7 @@ kc_http_free(KcHttp *http)
 	kc_http_transfer_end(call);
 	kc_mux_timer_cancel(call->mux, &call->timer);
 	for (struct curl_slist *header = call->headers; header != NULL; header = header->next)
-		explicit_bzero(header->data, strlen(header->data));
+		kc_wipe(header->data, strlen(header->data));
 	curl_slist_free_all(call->headers);
 	kc_free_secret(call->alloc, call->url);
 	kc_buf_free_secret(&http->response.body);

@@ -182,6 +182,7 @@ typedef struct KcStatusTask
 {
 	KcTask		task;
 	KcIngestOutcome outcome;
+	const char *status_table;	/* where the row stands; NULL: nowhere */
 	bool		transient;		/* FailureStatus says that a retry may help */
 	KcAdvice	advice;			/* what probably helps against error_code */
 	char		error_code[KC_ERROR_CODE_MAX];
@@ -191,6 +192,11 @@ typedef struct KcStatusTask
 	char		activity_id[KC_UUID_TEXT_LEN + 1];
 } KcStatusTask;
 
+/*
+ * status_table may be empty, when nobody remembers which one was chosen: each
+ * of the service's current tables is asked, and KC_OUTCOME_MISSING means that
+ * none has the row.
+ */
 extern KcStatus kc_kusto_status_start(KcClient *client, KcSlice status_table, const KcUuid *source_id,
 									  KcStatusTask **task, KcError *err);
 

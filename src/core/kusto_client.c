@@ -8,6 +8,8 @@
 
 static const char doing_client[] = "preparing a Kusto client";
 
+const KcRetryPolicy kc_storage_short_retry = {.max_attempts = 3,.base_ms = 500,.cap_ms = 4000};
+
 /* The config's strings that are ours, in one place for copying and freeing. */
 static const size_t string_members[] = {
 	offsetof(KcClientConfig, authority),

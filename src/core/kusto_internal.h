@@ -107,6 +107,7 @@ extern KcResource *kc_resources_pick(KcResources *resources, KcResourceKind kind
 									 const KcTried *tried);
 /* The one with exactly this URL, or that the URL lies in. */
 extern KcResource *kc_resources_find(KcResources *resources, KcResourceKind kind, KcSlice url);
+extern KcResource *kc_resources_nth(KcResources *resources, KcResourceKind kind, int n);
 extern int	kc_resources_count(const KcResources *resources, KcResourceKind kind);
 extern int	kc_resources_naccounts(const KcResources *resources);
 extern KcSlice kc_resources_identity_token(const KcResources *resources);
@@ -135,8 +136,13 @@ typedef struct KcMessage
 extern void kc_message_build(KcBuf *out, const KcMessage *message);
 extern KcStatus kc_message_check_size(size_t length, KcError *err);
 extern bool kc_message_reports_by_table(const KcIngestProperties *properties);
+/* All in one piece of memory, for kc_free(); NULL: out of memory. */
+extern KcIngestProperties *kc_properties_copy(const KcAlloc *alloc, const KcIngestProperties *source);
 
 /* ---- storage requests of a client ---- */
+
+/* While there is another resource to turn to. */
+extern const KcRetryPolicy kc_storage_short_retry;
 
 extern void kc_client_storage(const KcClient *client, const KcRetryPolicy *retry, KcStorage *storage);
 

@@ -160,6 +160,50 @@ kc_message_build(KcBuf *out, const KcMessage *message)
 	kc_json_object_close(&w);
 }
 
+static KcSlice
+copy_into(char **at, KcSlice source)
+{
+	KcSlice		copy = kc_slice_n(*at, source.len);
+
+	if (source.len > 0)
+		memcpy(*at, source.data, source.len);
+	*at += source.len;
+	return copy;
+}
+
+/* The structure, the two arrays, then all bytes. */
+KcIngestProperties *
+kc_properties_copy(const KcAlloc *alloc, const KcIngestProperties *source)
+{
+	size_t		nslices = (size_t) source->ntags + (size_t) source->nif_not_exists;
+	size_t		size = sizeof(KcIngestProperties) + nslices * sizeof(KcSlice);
+	KcIngestProperties *copy;
+	KcSlice    *slices;
+	char	   *at;
+
+	size += source->database.len + source->table.len + source->mapping.len;
+	for (int i = 0; i < source->ntags; i++)
+		size += source->tags[i].len;
+	for (int i = 0; i < source->nif_not_exists; i++)
+		size += source->if_not_exists[i].len;
+	copy = kc_alloc(alloc, size);
+	if (copy == NULL)
+		return NULL;
+	*copy = *source;
+	slices = (KcSlice *) (copy + 1);
+	at = (char *) (slices + nslices);
+	copy->tags = slices;
+	copy->if_not_exists = slices + source->ntags;
+	copy->database = copy_into(&at, source->database);
+	copy->table = copy_into(&at, source->table);
+	copy->mapping = copy_into(&at, source->mapping);
+	for (int i = 0; i < source->ntags; i++)
+		slices[i] = copy_into(&at, source->tags[i]);
+	for (int i = 0; i < source->nif_not_exists; i++)
+		slices[source->ntags + i] = copy_into(&at, source->if_not_exists[i]);
+	return copy;
+}
+
 KcStatus
 kc_message_check_size(size_t length, KcError *err)
 {

@@ -236,6 +236,17 @@ fetch(KcResources *resources, KcError *err)
 	return KC_OK;
 }
 
+static void
+abandon_fetch(KcResources *resources)
+{
+	if (resources->list_task != NULL)
+		kc_task_free(&resources->list_task->task);
+	if (resources->token_task != NULL)
+		kc_task_free(&resources->token_task->task);
+	resources->list_task = resources->token_task = NULL;
+	kc_resource_set_free(resources->client->alloc, &resources->fetched);
+}
+
 bool
 kc_resources_ready(const KcResources *resources)
 {
@@ -259,7 +270,9 @@ kc_resources_wait(KcResources *resources, KcWaiter *waiter, KcError *err)
 void
 kc_resources_cancel(KcResources *resources, KcWaiter *waiter)
 {
-	kc_waiter_cancel(&resources->waiters, waiter);
+	/* As kc_auth_cancel(): nobody inherits a request that hangs. */
+	if (kc_waiter_cancel(&resources->waiters, waiter))
+		abandon_fetch(resources);
 }
 
 void
@@ -370,6 +383,16 @@ kc_resources_find(KcResources *resources, KcResourceKind kind, KcSlice url)
 	return NULL;
 }
 
+KcResource *
+kc_resources_nth(KcResources *resources, KcResourceKind kind, int n)
+{
+	KcResource *resource = resources->set.first[kind];
+
+	while (resource != NULL && n-- > 0)
+		resource = resource->next;
+	return resource;
+}
+
 void
 kc_resources_report(KcResources *resources, KcSlice url, bool success)
 {
@@ -444,12 +467,8 @@ kc_resources_free(KcResources *resources)
 	if (resources == NULL)
 		return;
 	alloc = resources->client->alloc;
-	if (resources->list_task != NULL)
-		kc_task_free(&resources->list_task->task);
-	if (resources->token_task != NULL)
-		kc_task_free(&resources->token_task->task);
+	abandon_fetch(resources);
 	kc_resource_set_free(alloc, &resources->set);
-	kc_resource_set_free(alloc, &resources->fetched);
 	while (resources->accounts != NULL)
 	{
 		Account    *account = resources->accounts;

@@ -301,29 +301,42 @@ quoted_end(const Scan *scan, size_t at, size_t n, char c)
 	return scan->len;
 }
 
-/* The same for a quote written %22 or &quot;. */
+/*
+ * The same for a quote written %22 or &quot;.  Only a backslash that is written
+ * at the same level, %5C to %22 and %255C to %2522, escapes it.
+ */
 static size_t
 encoded_quoted_end(const Scan *scan, size_t at, size_t n)
 {
-	const char *quote = scan->text + at;
-	size_t		quote_len = n;
+	KcSlice		quote = {scan->text + at, n};
+	bool		percent = *quote.data == '%';
 	bool		escaped = false;
 
-	at += n;
-	while (at < scan->len)
+	for (at += n; at < scan->len; at += n)
 	{
 		KcSlice		here = {scan->text + at, scan->len - at};
-		char		c;
+		KcSlice		unit = {here.data, quote.len};
 
 		/* The whole was written without these, so it has ended. */
 		if ((unsigned char) *here.data < ' ' || *here.data == '"')
 			return at;
-		if (here.len >= quote_len && !escaped &&
-			kc_slice_ieq((KcSlice) {here.data, quote_len}, (KcSlice) {quote, quote_len}))
-			return at;
-		c = logical(scan, at, &n);
-		escaped = c == '\\' && !escaped;
-		at += n;
+		n = 1;
+		if (here.len >= quote.len && kc_slice_ieq(unit, quote))
+		{
+			if (!escaped)
+				return at;
+			n = quote.len;
+			escaped = false;
+		}
+		else if (percent && here.len >= quote.len &&
+				 memcmp(unit.data, quote.data, quote.len - 2) == 0 &&
+				 kc_slice_ends_i(unit, kc_slice("5C")))
+		{
+			n = quote.len;
+			escaped = !escaped;
+		}
+		else
+			escaped = !percent && *here.data == '\\' && !escaped;
 	}
 	return scan->len;
 }
@@ -377,14 +390,23 @@ mark_value(Scan *scan, size_t at, NameKind kind)
 		mark(scan, at, run_end(scan, at, stops));
 }
 
+/* Behind blanks, be they written " ", "%20" or, inside JSON, "\\n". */
 static size_t
 skip_blanks(const Scan *scan, size_t at)
 {
-	size_t		end = at;
+	for (int i = 0; i < MAX_BLANKS; i++)
+	{
+		size_t		n;
+		char		c = peek(scan, at, &n);
+		size_t		behind = at + backslashes_at(scan, at);
 
-	while (end < scan->len && is_blank(scan->text[end]) && end - at < MAX_BLANKS)
-		end++;
-	return end;
+		if (c == '\\' && behind < scan->len && strchr("nrt", scan->text[behind]) != NULL)
+			n = behind + 1 - at;
+		else if (!is_blank(c))
+			break;
+		at += n;
+	}
+	return at;
 }
 
 /* "the token: expected a string": a word, not a token. */
@@ -407,8 +429,16 @@ member_ended(Scan *scan, size_t end, int which)
 	size_t		n;
 	size_t		at = end;
 	char		c = peek(scan, at, &n);
-	bool		quoted = c == '"' || c == '\'';
+	bool		quoted;
 	bool		bare = scan->name_len == strlen(names[which].suffix);
+
+	/* %5C%22: a quote that was escaped and then encoded */
+	while (c == '\\')
+	{
+		at += n;
+		c = peek(scan, at, &n);
+	}
+	quoted = c == '"' || c == '\'';
 
 	/* <AccountKey>secret</AccountKey> */
 	if (c == '>' && scan->name_len > 0)

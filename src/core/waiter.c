@@ -17,19 +17,20 @@ kc_waiter_add(KcWaiterList *list, KcWaiter *waiter)
 	*link = waiter;
 }
 
-void
+bool
 kc_waiter_cancel(KcWaiterList *list, KcWaiter *waiter)
 {
 	KcWaiter  **link = &list->head;
 
 	if (!waiter->waiting)
-		return;
+		return false;
 	while (*link != NULL && *link != waiter)
 		link = &(*link)->next;
 	if (*link != NULL)
 		*link = waiter->next;
 	waiter->waiting = false;
 	waiter->next = NULL;
+	return list->head == NULL;
 }
 
 void

@@ -24,7 +24,9 @@ typedef struct KcWaiterList
 } KcWaiterList;
 
 extern void kc_waiter_add(KcWaiterList *list, KcWaiter *waiter);
-extern void kc_waiter_cancel(KcWaiterList *list, KcWaiter *waiter); /* fine when not waiting */
+
+/* Fine when not waiting.  True: it was, and now nobody is. */
+extern bool kc_waiter_cancel(KcWaiterList *list, KcWaiter *waiter);
 
 /*
  * Tell all that wait now.  Who comes during this waits for the next time, and

@@ -156,6 +156,10 @@ kpg_compat_materialize(FunctionCallInfo fcinfo)
 
 /* ---- types ---- */
 
+#if PG_VERSION_NUM < 140000
+#define PG_LSNOID LSNOID
+#endif
+
 /*
  * Convert text between encodings with the given function into dest, which has
  * room for the worst case.  Returns how many bytes of src were converted, up to

@@ -4,8 +4,8 @@
  *	  column, chosen once.
  *
  * The text does not depend on DateStyle, IntervalStyle, TimeZone,
- * extra_float_digits, bytea_output, search_path, lc_monetary or either
- * encoding; it is UTF-8.
+ * extra_float_digits, bytea_output, search_path, lc_monetary (but for how many
+ * decimals money has) or either encoding; it is UTF-8.
  */
 #ifndef KPG_FORMAT_H
 #define KPG_FORMAT_H

@@ -66,13 +66,13 @@ put_time(char *p, int64 usecs)
 static char *
 put_timespan(char *p, bool negative, uint64 usecs)
 {
-	uint64		days = usecs / USECS_PER_DAY;
+	uint64		ndays = usecs / USECS_PER_DAY;
 
 	if (negative)
 		*p++ = '-';
-	if (days != 0)
+	if (ndays != 0)
 	{
-		p += pg_ulltoa_n(days, p);
+		p += pg_ulltoa_n(ndays, p);
 		*p++ = '.';
 	}
 	return put_time(p, (int64) (usecs % USECS_PER_DAY));

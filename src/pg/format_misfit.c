@@ -17,59 +17,59 @@ typedef struct MisfitText
 	int			sqlstate;
 	const char *detail;
 	const char *inner_detail;	/* of a value inside the column's */
-	bool		never_string;	/* a string cannot hold it either */
+	bool		never_string;	/* a Kusto string cannot hold it either */
 } MisfitText;
 
 static const MisfitText misfit_texts[KPG_MISFIT_COUNT] = {
 	[KPG_MISFIT_NAN] = {
 		"NaN", ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
-		gettext_noop("The value is NaN."),
-		gettext_noop("A value inside it is NaN."), false
+		"The value is NaN.",
+		"A value inside it is NaN.", false
 	},
 	[KPG_MISFIT_INFINITY] = {
 		"infinity", ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
-		gettext_noop("The value is infinite."),
-		gettext_noop("A value inside it is infinite."), false
+		"The value is infinity or -infinity.",
+		"A value inside it is infinity or -infinity.", false
 	},
 	[KPG_MISFIT_BEFORE_YEAR_1] = {
 		"before year 1", ERRCODE_DATETIME_VALUE_OUT_OF_RANGE,
-		gettext_noop("The value lies before the year 1."),
-		gettext_noop("A value inside it lies before the year 1."), false
+		"The value lies before year 1.",
+		"A value inside it lies before year 1.", false
 	},
 	[KPG_MISFIT_AFTER_YEAR_9999] = {
 		"after year 9999", ERRCODE_DATETIME_VALUE_OUT_OF_RANGE,
-		gettext_noop("The value lies after the year 9999."),
-		gettext_noop("A value inside it lies after the year 9999."), false
+		"The value lies after year 9999.",
+		"A value inside it lies after year 9999.", false
 	},
 	[KPG_MISFIT_MONTHS] = {
 		"month interval", ERRCODE_INTERVAL_FIELD_OVERFLOW,
-		gettext_noop("The value has months or years, which are not a fixed number of days."),
-		gettext_noop("A value inside it has months or years, which are not a fixed number of days."), false
+		"The value is a month interval: months and years are not a fixed number of days.",
+		"A value inside it is a month interval: months and years are not a fixed number of days.", false
 	},
 	[KPG_MISFIT_RANGE] = {
 		"out of range", ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
-		gettext_noop("The value is out of the range of the type."),
-		gettext_noop("A value inside it is out of the range of its type."), false
+		"The value is out of range.",
+		"A value inside it is out of range.", false
 	},
 	[KPG_MISFIT_DIGITS] = {
 		"more than 34 digits", ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
-		gettext_noop("The value has more than 34 significant digits."),
-		gettext_noop("A value inside it has more than 34 significant digits."), false
+		"The value has more than 34 digits, zeros at either end not counted.",
+		"A value inside it has more than 34 digits, zeros at either end not counted.", false
 	},
 	[KPG_MISFIT_STRING_SIZE] = {
 		"string over 1 MB", ERRCODE_PROGRAM_LIMIT_EXCEEDED,
-		gettext_noop("Its text takes more than 1,048,576 octets of UTF-8."),
+		"It is a string over 1 MB (1,048,576 octets) of UTF-8.",
 		NULL, true
 	},
 	[KPG_MISFIT_DYNAMIC_SIZE] = {
 		"dynamic over 1 MiB", ERRCODE_PROGRAM_LIMIT_EXCEEDED,
-		gettext_noop("Its JSON text takes more than 1,048,576 octets of UTF-8."),
+		"It is a dynamic over 1 MiB (1,048,576 octets) of JSON in UTF-8.",
 		NULL, true
 	},
 	[KPG_MISFIT_ENCODING] = {
 		"invalid UTF-8", ERRCODE_CHARACTER_NOT_IN_REPERTOIRE,
-		gettext_noop("The value has bytes that are not text in the server's encoding, or have no form in Unicode."),
-		gettext_noop("A value inside it has bytes that are not text in the server's encoding, or have no form in Unicode."), false
+		"The value has bytes that are invalid UTF-8, or characters that Unicode does not have.",
+		"A value inside it has bytes that are invalid UTF-8, or characters that Unicode does not have.", false
 	},
 };
 
@@ -97,17 +97,20 @@ raise_misfit(KpgRowFormat *format, const MisfitText *text)
 	if (format->column->formatter.nest != NULL && text->inner_detail != NULL)
 		detail = text->inner_detail;
 	if (text->never_string)
-		hint = gettext_noop("Shorten the value in the query, or pass on_type_error => 'null' to send an empty field instead.");
+		hint = "Shorten the value in the query, "
+			"or pass on_type_error => 'null' to send an empty field instead.";
 	else
-		hint = gettext_noop("Convert or filter the value in the query, or pass on_type_error => 'null' to send an empty field instead, or 'string' to send it as text.");
+		hint = "Convert or filter the value in the query, "
+			"or pass on_type_error => 'null' to send an empty field instead, "
+			"or 'string' to send it as text.";
 
 	format->reported = true;
 	ereport(ERROR,
 			(errcode(text->sqlstate),
 			 errmsg("value of column \"%s\" in row " UINT64_FORMAT " cannot be held by Kusto type %s",
 					format->column->name, format->rownum, format->column->kusto_type),
-			 errdetail("%s", _(detail)),
-			 errhint("%s", _(hint))));
+			 errdetail_internal("%s", detail),
+			 errhint("%s", hint)));
 }
 
 /*

@@ -148,33 +148,46 @@ commit(void)
 		elog(ERROR, "SPI_finish failed");
 }
 
-static void
-raise_not_ingested(const pg_uuid_t *id, const char *state)
+static int
+outcome_sqlstate(const char *state)
 {
-	char	   *id_text = DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(id)));
-	KpgOutcome	outcome;
-	int			sqlstate = KPG_ERRCODE_INGESTION_FAILED;
-	StringInfoData detail;
-
 	if (strcmp(state, "partially_succeeded") == 0)
-		sqlstate = KPG_ERRCODE_INGESTION_PARTIAL;
-	else if (strcmp(state, "unknown") == 0)
-		sqlstate = KPG_ERRCODE_INGESTION_UNKNOWN;
-	else if (strcmp(state, "cancelled") == 0)
-		sqlstate = KPG_ERRCODE_INGESTION_CANCELLED;
+		return KPG_ERRCODE_INGESTION_PARTIAL;
+	if (strcmp(state, "unknown") == 0)
+		return KPG_ERRCODE_INGESTION_UNKNOWN;
+	if (strcmp(state, "cancelled") == 0)
+		return KPG_ERRCODE_INGESTION_CANCELLED;
+	return KPG_ERRCODE_INGESTION_FAILED;
+}
+
+/*
+ * Whoever runs a job may keep nothing but the primary message, so Kusto's
+ * code is in it.
+ */
+static void
+raise_not_ingested(const pg_uuid_t *id, const char *id_text, const char *state)
+{
+	KpgOutcome	outcome;
+	StringInfoData message;
+	StringInfoData detail;
 
 	EnsurePortalSnapshotExists();
 	kpg_operations_outcome(id, &outcome);
-	initStringInfo(&detail);
-	appendStringInfo(&detail, "Operation %s", id_text);
+
+	initStringInfo(&message);
+	if (outcome.error_message != NULL)
+		appendStringInfoString(&message, outcome.error_message);
+	else
+		appendStringInfo(&message, "export to Kusto ended in state \"%s\"", state);
 	if (outcome.error_code != NULL)
-		appendStringInfo(&detail, ": %s", outcome.error_code);
+		appendStringInfo(&message, ": %s", outcome.error_code);
+	initStringInfo(&detail);
 	if (outcome.details != NULL)
-		appendStringInfo(&detail, ": %s", outcome.details);
+		appendStringInfo(&detail, "%s\n", outcome.details);
+	appendStringInfo(&detail, "Operation %s is in state \"%s\".", id_text, state);
 	ereport(ERROR,
-			(errcode(sqlstate),
-			 errmsg("the data did not land in Kusto: %s",
-					outcome.error_message != NULL ? outcome.error_message : state),
+			(errcode(outcome_sqlstate(state)),
+			 errmsg_internal("%s", message.data),
 			 errdetail_internal("%s", detail.data),
 			 outcome.hint != NULL ? errhint("%s", outcome.hint)
 			 : errhint("The views kusto.operations and kusto.blobs tell more.")));
@@ -200,7 +213,7 @@ report_outcome(const pg_uuid_t *id, const char *state)
 				 errmsg("timed out waiting for operation %s", id_text),
 				 errdetail("It is in state \"%s\" and goes on.", state),
 				 errhint("Wait longer with kusto_wait(), or look at the view kusto.operations.")));
-	raise_not_ingested(id, state);
+	raise_not_ingested(id, id_text, state);
 }
 
 Datum

@@ -141,6 +141,9 @@ extern bool kpg_operations_claim(const pg_uuid_t *id);
 extern bool kpg_operations_move_blob(const pg_uuid_t *id, int ordinal, KpgState to,
 									 const KpgBlobNews *news);
 
+/* Remember news of a blob that does not move. */
+extern void kpg_operations_tell_blob(const pg_uuid_t *id, int ordinal, const KpgBlobNews *news);
+
 /*
  * Show what hinders an operation.  The first failure of a blob stays: nothing
  * is written when one has failed already.
@@ -149,9 +152,10 @@ extern void kpg_operations_note(const pg_uuid_t *id, const KpgFailure *failure);
 
 /*
  * Bring the operation to the state that follows from its blobs, and return the
- * state it is in; KPG_STATE_CANCELLED when the row is gone.
+ * state it is in; KPG_STATE_CANCELLED when the row is gone.  One that has no
+ * blobs succeeds unless gave_up.
  */
-extern KpgState kpg_operations_settle(const pg_uuid_t *id);
+extern KpgState kpg_operations_settle(const pg_uuid_t *id, bool gave_up);
 
 /* ---- what the worker reads ---- */
 

@@ -83,6 +83,12 @@ static const char update_blob[] =
 " kusto_operation_id = coalesce($10, kusto_operation_id)"
 " WHERE operation_id = $4 AND state = ANY ($5) AND ordinal = $11";
 
+static const char tell_blob[] =
+"UPDATE kusto.blob SET status_table = coalesce($3, status_table),"
+" error_code = coalesce($4, error_code), failure_status = coalesce($5, failure_status),"
+" details = coalesce($6, details), activity_id = coalesce($7, activity_id)"
+" WHERE operation_id = $1 AND ordinal = $2 AND finished_at IS NULL";
+
 /* The columns tell of what hinders; the first blob that failed has the word. */
 static const char note_failure[] =
 "UPDATE kusto.operation SET error_code = $2, error_message = $3, details = $4, hint = $5,"
@@ -199,6 +205,28 @@ kpg_operations_move_blob(const pg_uuid_t *id, int ordinal, KpgState to, const Kp
 }
 
 void
+kpg_operations_tell_blob(const pg_uuid_t *id, int ordinal, const KpgBlobNews *news)
+{
+	KpgSqlScope scope;
+
+	kpg_operations_enter(&scope);
+	{
+		const KpgSqlArg args[] = {
+			kpg_operations_uuid_arg(id),
+			kpg_operations_arg(INT4OID, Int32GetDatum(ordinal)),
+			kpg_operations_text_arg(news->status_table),
+			kpg_operations_text_arg(news->error_code),
+			kpg_operations_text_arg(news->failure_status),
+			kpg_operations_text_arg(news->details),
+			kpg_operations_text_arg(news->activity_id)
+		};
+
+		(void) kpg_operations_execute(tell_blob, args, lengthof(args), SPI_OK_UPDATE, 0);
+	}
+	kpg_operations_leave(&scope);
+}
+
+void
 kpg_operations_note(const pg_uuid_t *id, const KpgFailure *failure)
 {
 	KpgSqlScope scope;
@@ -270,7 +298,7 @@ verdict(const BlobCounts *counts)
 }
 
 static KpgState
-settle(const pg_uuid_t *id, KpgState state)
+settle(const pg_uuid_t *id, KpgState state, bool gave_up)
 {
 	BlobCounts	counts;
 	KpgState	end;
@@ -282,7 +310,7 @@ settle(const pg_uuid_t *id, KpgState state)
 	if (unposted > 0)
 		return state;
 
-	end = verdict(&counts);
+	end = counts.total == 0 && gave_up ? KPG_STATE_FAILED : verdict(&counts);
 	keep_error = end != KPG_STATE_SUCCEEDED && end != KPG_STATE_SKIPPED;
 	if (state == KPG_STATE_POSTING &&
 		(end != KPG_STATE_FAILED || counts.by_state[KPG_STATE_POSTED] > 0) &&
@@ -294,7 +322,7 @@ settle(const pg_uuid_t *id, KpgState state)
 }
 
 KpgState
-kpg_operations_settle(const pg_uuid_t *id)
+kpg_operations_settle(const pg_uuid_t *id, bool gave_up)
 {
 	KpgSqlScope scope;
 	KpgSqlArg	arg;
@@ -306,7 +334,7 @@ kpg_operations_settle(const pg_uuid_t *id)
 	{
 		state = kpg_operations_state(kpg_operations_string(CurrentMemoryContext, 0, 1));
 		if (state == KPG_STATE_POSTING || state == KPG_STATE_POSTED)
-			state = settle(id, state);
+			state = settle(id, state, gave_up);
 	}
 	kpg_operations_leave(&scope);
 	return state;

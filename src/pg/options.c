@@ -207,6 +207,7 @@ check_secure(const char *option, const KcUrl *url)
 				 errdetail("Only the local machine may be asked without encryption.")));
 }
 
+/* Without path none is allowed. */
 static void
 check_path(const char *option, const KcUrl *url, char **path)
 {
@@ -219,10 +220,7 @@ check_path(const char *option, const KcUrl *url, char **path)
 	if (path != NULL)
 		*path = pnstrdup(rest.len > 0 ? rest.data : "", rest.len);
 	else if (rest.len > 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_FDW_INVALID_STRING_FORMAT),
-				 errmsg("invalid value for option \"%s\": the URI has a path", option),
-				 errhint("The name of a Kusto database goes into option \"database\".")));
+		refuse_value(option, "the URI has a path");
 }
 
 void
@@ -301,8 +299,7 @@ check_value(const OptionSpec *spec, const char *value)
 			kpg_options_check_cluster_uri(spec->name, value, NULL);
 			break;
 		case VALUE_LOGIN_URI:
-			parse_uri(spec->name, value, &url);
-			check_secure(spec->name, &url);
+			kpg_options_check_uri(spec->name, value, NULL);
 			break;
 		case VALUE_ANY_URI:
 			parse_uri(spec->name, value, &url);

@@ -103,6 +103,16 @@ set_once(char **target, char *value, const char *keyword)
 	*target = value;
 }
 
+/* A URI without the slashes at its end, and without the path that path is of it. */
+static void
+cut_path(char *uri, const char *path)
+{
+	for (size_t len = strlen(uri); len > 0 && uri[len - 1] == '/'; len--)
+		uri[len - 1] = '\0';
+	if (path[0] != '\0')
+		uri[strlen(uri) - strlen(path) - 1] = '\0';
+}
+
 /* The database may stand behind the host: https://host/database. */
 static void
 set_cluster(KpgConnectionString *result, char *value, const char *keyword)
@@ -110,18 +120,29 @@ set_cluster(KpgConnectionString *result, char *value, const char *keyword)
 	char	   *path;
 
 	kpg_options_check_cluster_uri("connection_string", value, &path);
-	for (size_t len = strlen(value); len > 0 && value[len - 1] == '/'; len--)
-		value[len - 1] = '\0';
+	cut_path(value, path);
 	if (path[0] != '\0')
 	{
 		if (strchr(path, '/') != NULL)
 			ereport(ERROR,
 					(errcode(ERRCODE_FDW_INVALID_STRING_FORMAT),
 					 errmsg("the URI in option \"connection_string\" has more than a database behind the host")));
-		*strrchr(value, '/') = '\0';
 		set_once(&result->database, path, "initialcatalog");
 	}
 	set_once(&result->cluster, value, keyword);
+}
+
+/* The tenant may stand behind the host; the user mapping says it, too. */
+static void
+set_authority(KpgConnectionString *result, char *value, const char *keyword)
+{
+	char	   *path;
+
+	if (strstr(value, "://") == NULL)
+		refuse_identity(keyword, "tenant");
+	kpg_options_check_uri("connection_string", value, &path);
+	cut_path(value, path);
+	set_once(&result->authority, value, keyword);
 }
 
 static void
@@ -142,10 +163,7 @@ apply(KpgConnectionString *result, const char *keyword, char *value, int element
 			set_once(&result->database, value, keyword);
 			break;
 		case USE_AUTHORITY:
-			if (strstr(value, "://") == NULL)
-				refuse_identity(keyword, "tenant");
-			kpg_options_check_uri("connection_string", value, NULL);
-			set_once(&result->authority, value, keyword);
+			set_authority(result, value, keyword);
 			break;
 		case USE_IGNORE:
 			break;

@@ -32,16 +32,16 @@ name_problem(const char *name)
 	size_t		len = strlen(name);
 
 	if (len == 0)
-		return _("The name is empty.");
+		return "The name is empty.";
 	if (pg_mbstrlen(name) > MAX_NAME_CHARACTERS)
-		return psprintf(_("The name has more than %d characters."), MAX_NAME_CHARACTERS);
+		return psprintf("The name has more than %d characters.", MAX_NAME_CHARACTERS);
 	for (size_t i = 0; i < len; i++)
 	{
 		if (!is_name_byte(name[i]))
-			return _("Kusto allows letters, digits, underscores, spaces, dots and dashes in a name.");
+			return "Kusto allows letters, digits, underscores, spaces, dots and dashes in a name.";
 	}
 	if (len >= 2 && (strncmp(name, "__", 2) == 0 || strcmp(name + len - 2, "__") == 0))
-		return _("Kusto reserves names that begin or end with two underscores.");
+		return "Kusto reserves names that begin or end with two underscores.";
 	return NULL;
 }
 

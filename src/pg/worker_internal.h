@@ -3,13 +3,15 @@
  *	  What the parts of the worker share: its locks, its transactions, and the
  *	  work in its memory.
  *
- *	worker.c		 the process and its main loop
- *	worker_start.c	 starting, finding and waking it from a backend
- *	worker_unit.c	 one short transaction
- *	worker_work.c	 the operations in memory: found, driven, written, forgotten
- *	worker_command.c the command that creates an operation's table
- *	worker_post.c	 telling Kusto of a blob
- *	worker_poll.c	 asking what became of it
+ *	worker.c		  the process and its main loop
+ *	worker_start.c	  starting, finding and waking it from a backend
+ *	worker_unit.c	  one short transaction
+ *	worker_look.c	  which operations are in memory
+ *	worker_work.c	  driving them: what is begun, written, given up
+ *	worker_failure.c  what a failure means: its texts, whether to try again
+ *	worker_command.c  the command that creates an operation's table
+ *	worker_post.c	  telling Kusto of a blob
+ *	worker_poll.c	  asking what became of it
  *
  * All but worker_start.c runs in the worker only.
  */
@@ -77,7 +79,7 @@ typedef enum KpgUnitResult
 extern KpgUnitResult kpg_worker_unit(const char *activity, void (*body) (void *arg), void *arg,
 									 ErrorData **error);
 
-/* ---- work in memory (worker_work.c) ---- */
+/* ---- work in memory ---- */
 
 /* One server as one role: what is counted, and held back, together. */
 typedef struct WorkLane
@@ -96,10 +98,12 @@ typedef struct WorkChange
 {
 	bool		pending;		/* there is one */
 	KpgState	to;				/* the blob's next state, or the one it has */
-	KpgBlobNews news;
-	KpgFailure *failure;		/* for the operation; NULL: none */
-	int64		due_ms;			/* not before */
-	bool		in_doubt;
+	bool		by_post;		/* on its way there it has been posted */
+	bool		in_doubt;		/* whether it has been posted is not known */
+	bool		status_row;		/* its row is in the status table */
+	int64		due_ms;			/* nothing more before */
+	KpgBlobNews news;			/* in scratch */
+	KpgFailure *failure;		/* for the operation, in scratch; NULL: none */
 } WorkChange;
 
 typedef struct WorkBlob
@@ -107,10 +111,12 @@ typedef struct WorkBlob
 	KpgOpenBlob *row;
 	KcTask	   *task;			/* post or poll under way */
 	bool		polling;		/* which */
-	bool		in_doubt;		/* posting: perhaps it has been posted */
 	bool		held;			/* counts in its lane's nposting */
+	bool		in_doubt;		/* state posting: perhaps it has been posted */
+	bool		status_row;		/* an earlier try wrote it */
+	int			trouble;		/* what was noted last, lest it be noted again */
 	int64		due_ms;
-	int64		posted_ms;		/* or began to be in doubt */
+	int64		since_ms;		/* posted, or in doubt, since */
 	KcRetry		retry;			/* of posting; attempt 0: not begun */
 	WorkChange	change;
 } WorkBlob;
@@ -118,65 +124,114 @@ typedef struct WorkBlob
 typedef struct WorkOperation
 {
 	dlist_node	node;
-	MemoryContext context;		/* of everything here but the session and tasks */
+	MemoryContext context;		/* of everything here but session and tasks */
 	MemoryContext scratch;		/* of the changes until they are applied */
 	KpgOpenOperation *row;
 	WorkLane   *lane;
 	KpgSession *session;		/* NULL: to be acquired */
+	bool		session_stale;	/* acquire another when no task needs this one */
 	WorkBlob   *blobs;			/* parallel to row->blobs */
 	KcRequestTask *command;		/* under way */
-	bool		command_done;	/* or there is none */
+	bool		command_done;	/* or there is none to run */
 	bool		command_held;	/* counts in its lane's nposting */
-	int			poll_window;	/* polls at once */
+	int			poll_window;	/* blobs that are asked for at once */
+	bool		over;			/* nothing to do any more: to be forgotten */
 	int64		due_ms;			/* nothing new before */
 	KcRetry		retry;			/* of session and command; attempt 0: not begun */
 } WorkOperation;
 
 #define KPG_WORK_NEVER PG_INT64_MAX
 
+/* Monotonic. */
 extern int64 kpg_worker_now_ms(void);
 
-/* Look for operations to take up: staged ones only, or the next page of all. */
-extern void kpg_worker_work_look(bool everything);
+/* worker_look.c */
 
-/* Do all that can be done now; when there will be more, by kpg_worker_now_ms(). */
-extern int64 kpg_worker_work_run(void);
+extern dlist_head kpg_worker_operations;
+
+/* Look for operations to take up: staged ones only, or the next page of all. */
+extern void kpg_worker_look(bool everything);
 
 /* Is nothing in memory, and did the last full look find nothing either? */
-extern bool kpg_worker_work_is_idle(void);
+extern bool kpg_worker_is_idle(void);
 
-/* How long to wait before the next try, with jitter; false: time is up. */
-extern bool kpg_worker_retry(KcRetry *retry, const KcError *err, int64 *due_ms);
+/* Drop it from memory, with all that is under way. */
+extern void kpg_worker_forget(WorkOperation *op);
+extern void kpg_worker_forget_all(void);
+
+/* worker_work.c */
+
+/* Do all that can be done now; when there will be more, by kpg_worker_now_ms(). */
+extern int64 kpg_worker_run(void);
 
 /*
  * Nothing will ever get better: end what is open of the operation.  What has
- * perhaps been posted becomes unknown, the rest failed.
+ * perhaps been posted becomes unknown, the rest failed.  No task of it is under
+ * way.  When that cannot be written, the operation is tried once more later.
  */
 extern void kpg_worker_give_up(WorkOperation *op, const KpgFailure *failure);
 
-/* An operation's texts for a failure of the core or of PostgreSQL; in scratch. */
+/* Show what hinders it; a failure to write is in the log and no more. */
+extern void kpg_worker_note(WorkOperation *op, const KpgFailure *failure);
+
+/*
+ * The process's share of tasks.  One server that stalls must not keep the
+ * others waiting, so each lane has a share of its own besides.
+ */
+extern bool kpg_worker_may_begin(void);
+extern void kpg_worker_task_begins(void);
+extern void kpg_worker_task_ends(KcTask *task); /* frees it; NULL is fine */
+
+/* What one lane may have under way. */
+#define KPG_LANE_POSTS_MAX	16
+#define KPG_LANE_POLLS_MAX	8
+
+/* worker_failure.c */
+
+/*
+ * When to try again; false: never, because of what it is or because
+ * kusto_ingest.post_timeout is over.
+ */
+extern bool kpg_worker_retry(KcRetry *retry, const KcError *err, int64 *due_ms);
+
+/* The same for an error of PostgreSQL. */
+extern bool kpg_worker_retry_from(KcRetry *retry, const ErrorData *error, int64 *due_ms);
+
+/* The texts for an operation's row; in its scratch context. */
 extern KpgFailure *kpg_worker_failure(WorkOperation *op, const KcError *err);
 extern KpgFailure *kpg_worker_failure_from(WorkOperation *op, const ErrorData *error);
 
-/* May the lane begin another post? */
-extern bool kpg_worker_may_post(const WorkLane *lane);
-
-/* Text for the core, which wants UTF-8. */
-extern KcSlice kpg_worker_utf8(const char *text);
-
-/* ---- kinds of work ---- */
+/*
+ * The kinds of work.  due: when something could begin, KPG_WORK_NEVER when
+ * nothing can.  start: begin what is due; it may find that the operation is
+ * over.  decide: what the end of a blob's task means, into blob->change.
+ */
 
 /* worker_command.c */
+extern int64 kpg_worker_command_due(const WorkOperation *op);
 extern void kpg_worker_command_start(WorkOperation *op);
 extern void kpg_worker_command_finish(WorkOperation *op);
 
 /* worker_post.c */
-extern bool kpg_worker_post_wanted(const WorkOperation *op, int64 now_ms);
+extern int64 kpg_worker_post_due(const WorkOperation *op);
 extern void kpg_worker_post_start(WorkOperation *op, int64 now_ms);
 extern void kpg_worker_post_decide(WorkOperation *op, WorkBlob *blob);
 
+/*
+ * A place among the posts of a lane, which a command or blob has from its
+ * first try to the end of its last: a server that fails is not asked to take
+ * ever more.  Releasing what is not held is fine.
+ */
+extern bool kpg_worker_post_room(const WorkOperation *op, bool held);
+extern void kpg_worker_post_hold(WorkOperation *op, bool *held);
+extern void kpg_worker_post_release(WorkOperation *op, bool *held);
+
 /* worker_poll.c */
+extern int64 kpg_worker_poll_due(const WorkOperation *op);
 extern void kpg_worker_poll_start(WorkOperation *op, int64 now_ms);
 extern void kpg_worker_poll_decide(WorkOperation *op, WorkBlob *blob);
+
+/* When to ask first for a blob that has just been posted. */
+extern int64 kpg_worker_poll_first(void);
 
 #endif							/* KPG_WORKER_INTERNAL_H */

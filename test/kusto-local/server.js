@@ -19,14 +19,18 @@ const { values: args } = parseArgs({
 
 const config = args.config ? JSON.parse(args.config) : {};
 if (args['batching-ms'] !== undefined) config.batching_ms = Number(args['batching-ms']);
-const tls = args['tls-cert'] ? { cert: readFileSync(args['tls-cert']), key: readFileSync(args['tls-key']) } : null;
+const tls = args['tls-cert']
+  ? { cert: readFileSync(args['tls-cert']), key: readFileSync(args['tls-key']) }
+  : null;
 
 let service = null;
 let ending = null;
 
 function end(code, why) {
   if (why) process.stderr.write(`kusto-local: ${why}\n`);
-  ending ??= Promise.resolve(service?.stop()).catch(() => {}).then(() => process.exit(code));
+  ending ??= Promise.resolve(service?.stop())
+    .catch(() => {})
+    .then(() => process.exit(code));
   return ending;
 }
 

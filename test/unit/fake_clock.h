@@ -42,9 +42,11 @@ fake_random(void *arg)
 static inline void
 fake_clock_init(FakeClock *fc)
 {
-	*fc = (FakeClock) {{fake_monotonic_ms, fake_unix_us, fake_random, fc}};
-	fc->now_ms = 1000;
-	fc->unix_us = INT64_C(1788257472000000);	/* 2026-09-01T10:11:12Z */
+	*fc = (FakeClock) {
+		.clock = {fake_monotonic_ms, fake_unix_us, fake_random, fc},
+		.now_ms = 1000,
+		.unix_us = INT64_C(1788257472000000)	/* 2026-09-01T10:11:12Z */
+	};
 }
 
 static inline void

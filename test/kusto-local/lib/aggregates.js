@@ -97,7 +97,12 @@ export const AGGREGATES = {
   count: () => ({ type: 'long', start: () => 0n, step: (n) => n + 1n, end: (n) => n }),
   countif(args) {
     const arg = argument(args, 'countif');
-    return { type: 'long', start: () => 0n, step: (n, row) => n + (arg.run(row) === true ? 1n : 0n), end: (n) => n };
+    return {
+      type: 'long',
+      start: () => 0n,
+      step: (n, row) => n + (arg.run(row) === true ? 1n : 0n),
+      end: (n) => n,
+    };
   },
   sum,
   avg,

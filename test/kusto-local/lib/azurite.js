@@ -6,7 +6,8 @@ import { createRequire } from 'node:module';
 import { fileURLToPath } from 'node:url';
 
 const require = createRequire(import.meta.url);
-const STARTED = /Azurite (Blob|Queue|Table) service is successfully listening at https?:\/\/127\.0\.0\.1:(\d+)/gi;
+const STARTED =
+  /Azurite (Blob|Queue|Table) service is successfully listening at https?:\/\/127\.0\.0\.1:(\d+)/gi;
 
 export function makeAccount(name) {
   return { name, key: randomBytes(64).toString('base64') };
@@ -18,12 +19,25 @@ export async function startAzurite(accounts, { stateDir = null, onExit = () => {
   const child = spawn(
     process.execPath,
     [
-      '--require', fileURLToPath(new URL('./die-with-parent.cjs', import.meta.url)),
+      '--require',
+      fileURLToPath(new URL('./die-with-parent.cjs', import.meta.url)),
       require.resolve('azurite/dist/src/azurite.js'),
-      '--disableTelemetry', '--skipApiVersionCheck', '--silent',
-      '--blobPort', '0', '--queuePort', '0', '--tablePort', '0',
+      '--disableTelemetry',
+      '--skipApiVersionCheck',
+      '--silent',
+      '--blobPort',
+      '0',
+      '--queuePort',
+      '0',
+      '--tablePort',
+      '0',
       // Idle connections of our own pools must not be closed under a request.
-      '--blobKeepAliveTimeout', '86400', '--queueKeepAliveTimeout', '86400', '--tableKeepAliveTimeout', '86400',
+      '--blobKeepAliveTimeout',
+      '86400',
+      '--queueKeepAliveTimeout',
+      '86400',
+      '--tableKeepAliveTimeout',
+      '86400',
       ...storage,
     ],
     {

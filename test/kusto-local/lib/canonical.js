@@ -19,11 +19,16 @@ function realBits(n) {
 export function canonicalValue(type, value) {
   if (value === null) return NULL_TEXT;
   switch (type) {
-    case 'bool': return value ? 'true' : 'false';
-    case 'real': return realBits(value);
-    case 'datetime': return formatDatetime(value);
-    case 'dynamic': return jsonbText(value);
-    default: return String(value);
+    case 'bool':
+      return value ? 'true' : 'false';
+    case 'real':
+      return realBits(value);
+    case 'datetime':
+      return formatDatetime(value);
+    case 'dynamic':
+      return jsonbText(value);
+    default:
+      return String(value);
   }
 }
 
@@ -52,7 +57,9 @@ class NumberText {
 
 function numericText(text) {
   if (/^(?:0|-?[1-9]\d*)$/.test(text)) return text;
-  const [, sign, whole, fraction = '', exponent = '0'] = /^(-?)(\d+)(?:\.(\d+))?(?:[eE]([+-]?\d+))?$/.exec(text);
+  const [, sign, whole, fraction = '', exponent = '0'] = /^(-?)(\d+)(?:\.(\d+))?(?:[eE]([+-]?\d+))?$/.exec(
+    text,
+  );
   const shift = Number(exponent);
   const scale = Math.max(0, fraction.length - shift);
   let digits = whole + fraction + '0'.repeat(Math.max(0, shift - fraction.length));

@@ -2,7 +2,11 @@
 // million rows of them cost megabytes and not objects.
 
 const ARRAYS = {
-  bool: Uint8Array, int: Int32Array, long: BigInt64Array, real: Float64Array, datetime: BigInt64Array,
+  bool: Uint8Array,
+  int: Int32Array,
+  long: BigInt64Array,
+  real: Float64Array,
+  datetime: BigInt64Array,
   timespan: BigInt64Array,
 };
 

@@ -4,8 +4,10 @@ import { randomUUID } from 'node:crypto';
 import { KustoError } from './errors.js';
 import { Parser } from './kql.js';
 import { DEFAULT_VALIDATION, Loader } from './loader.js';
+import { tokenize } from './lexer.js';
 import { parseMapping } from './mapping.js';
 import { isDataManagementCommand, versionTable, wrongEndpoint } from './mgmt.js';
+import { apply } from './operators.js';
 import { runQuery } from './query.js';
 import { tableOf } from './result.js';
 import { Extent } from './schema.js';
@@ -13,7 +15,8 @@ import { datetimeFromMs, parserOf, typeNamed } from './types.js';
 
 const TABLE_SCHEMA = 'TableName, Schema, DatabaseName, Folder, DocString';
 const PRINCIPAL_SCHEMA = 'Role, PrincipalType, PrincipalDisplayName, PrincipalObjectId, PrincipalFQN, Notes';
-const FAILURE_SCHEMA = 'OperationId:guid, Database, Table, FailedOn:datetime, IngestionSourcePath, Details, FailureKind, RootActivityId:guid, OperationKind, OriginatesFromUpdatePolicy:bool, ErrorCode, Principal, User, IngestionProperties, NumberOfSources:int, ShouldRetry:bool';
+const FAILURE_SCHEMA =
+  'OperationId:guid, Database, Table, FailedOn:datetime, IngestionSourcePath, Details, FailureKind, RootActivityId:guid, OperationKind, OriginatesFromUpdatePolicy:bool, ErrorCode, Principal, User, IngestionProperties, NumberOfSources:int, ShouldRetry:bool';
 const INGEST_SCHEMA = 'ExtentId:guid, ItemLoaded, Duration:timespan, HasErrors:bool, OperationId:guid';
 const MAPPING_SCHEMA = 'Name, Kind, Mapping, LastUpdatedOn:datetime, Database, Table';
 
@@ -27,13 +30,28 @@ export class EngineCommands {
     const text = csl.trim();
     if (isDataManagementCommand(text)) throw wrongEndpoint();
     const known = COMMANDS.find(({ words }) => words.test(text));
-    if (!known) throw KustoError.syntax(`The command '${text.slice(0, 60)}' is not one that kusto-local knows`);
-    this.service.requireRole(caller, known.role, known.role === 'viewer' ? 'Read' : 'Write', `database '${database}'`);
-    const rest = text.replace(known.words, '');
+    if (!known)
+      throw KustoError.syntax(`The command '${text.slice(0, 60)}' is not one that kusto-local knows`);
+    this.service.requireRole(
+      caller,
+      known.role,
+      known.role === 'viewer' ? 'Read' : 'Write',
+      `database '${database}'`,
+    );
+    const { command: own, operators } = splitPipe(text);
     const context = { service: this.service, store: this.service.store, database, caller };
     const home = known.cluster ? null : this.service.store.database(database);
-    return known.run(rest, { ...context, home });
+    const result = await known.run(own.replace(known.words, ''), { ...context, home });
+    return operators.reduce(apply, result);
   }
+}
+
+// The result of a .show command can be piped into query operators.
+function splitPipe(text) {
+  if (!/^\.show\b/i.test(text)) return { command: text, operators: [] };
+  const bar = tokenize(text).find((t) => t.kind === 'symbol' && t.value === '|');
+  if (!bar) return { command: text, operators: [] };
+  return { command: text.slice(0, bar.at), operators: new Parser(text.slice(bar.at)).pipeline() };
 }
 
 const asIs = (words, flags = 'i') => new RegExp(`^${words.replaceAll(' ', '\\s+')}(?![\\w-])`, flags);
@@ -76,14 +94,23 @@ function properties(parser) {
 
 function finish(parser) {
   parser.take(';');
-  if (parser.token.kind !== 'end') throw KustoError.syntax(`unexpected '${parser.token.value}' at the end of the command`);
+  if (parser.token.kind !== 'end')
+    throw KustoError.syntax(`unexpected '${parser.token.value}' at the end of the command`);
 }
 
 function describe(table, database) {
-  return tableOf(TABLE_SCHEMA, [[table.name, JSON.stringify({
-    Name: table.name,
-    OrderedColumns: table.columns.map((c) => ({ Name: c.name, CslType: c.type })),
-  }), database, table.folder, table.docString]]);
+  return tableOf(TABLE_SCHEMA, [
+    [
+      table.name,
+      JSON.stringify({
+        Name: table.name,
+        OrderedColumns: table.columns.map((c) => ({ Name: c.name, CslType: c.type })),
+      }),
+      database,
+      table.folder,
+      table.docString,
+    ],
+  ]);
 }
 
 function createTable(merge) {
@@ -96,7 +123,11 @@ function createTable(merge) {
     const known = home.tables.get(name);
     if (known && merge) known.merge(columns);
     else if (known) return describe(known, database);
-    return describe(known ?? store.createTable(database, name, columns, { folder: options.folder, docString: options.docstring }), database);
+    return describe(
+      known ??
+        store.createTable(database, name, columns, { folder: options.folder, docString: options.docstring }),
+      database,
+    );
   };
 }
 
@@ -111,7 +142,11 @@ function createMapping(replace) {
     const text = parser.string();
     properties(parser);
     finish(parser);
-    if (kind !== 'csv') throw KustoError.badRequest('BadRequest_FormatNotSupported', `kusto-local knows csv mappings only, not '${kind}'`);
+    if (kind !== 'csv')
+      throw KustoError.badRequest(
+        'BadRequest_FormatNotSupported',
+        `kusto-local knows csv mappings only, not '${kind}'`,
+      );
     if (table.mappings.has(name) && !replace) {
       throw KustoError.badRequest('BadRequest_EntityAlreadyExists', `The mapping '${name}' already exists`);
     }
@@ -127,7 +162,10 @@ function dropTable(rest, { home }) {
   const ifExists = parser.take('ifexists');
   finish(parser);
   if (!home.tables.delete(name) && !ifExists) throw KustoError.entityNotFound('Table', name);
-  return tableOf('TableName, DatabaseName', [...home.tables.keys()].map((t) => [t, home.name]));
+  return tableOf(
+    'TableName, DatabaseName',
+    [...home.tables.keys()].map((t) => [t, home.name]),
+  );
 }
 
 function showTable(rest, context) {
@@ -135,8 +173,10 @@ function showTable(rest, context) {
   const parser = new Parser(rest);
   const table = store.table(database, parser.name());
   if (parser.token.kind === 'end') {
-    return tableOf('AttributeName, AttributeType, ExtentSize:long, CompressionRatio:real, IndexSize:long, IndexSizePercent:real, OriginalSize:long, AttributeId:guid, SharedIndexSize:long, StorageEngineVersion',
-      table.columns.map((c) => [c.name, c.type, 0n, 0, 0n, 0, 0n, randomUUID(), 0n, 'V3']));
+    return tableOf(
+      'AttributeName, AttributeType, ExtentSize:long, CompressionRatio:real, IndexSize:long, IndexSizePercent:real, OriginalSize:long, AttributeId:guid, SharedIndexSize:long, StorageEngineVersion',
+      table.columns.map((c) => [c.name, c.type, 0n, 0, 0n, 0, 0n, randomUUID(), 0n, 'V3']),
+    );
   }
   const what = parser.operatorName().toLowerCase();
   const run = TABLE_VIEWS[what];
@@ -145,7 +185,10 @@ function showTable(rest, context) {
 }
 
 const TABLE_VIEWS = {
-  cslschema: (_, table, { database }) => tableOf(TABLE_SCHEMA, [[table.name, table.cslSchema().replaceAll(', ', ','), database, table.folder, table.docString]]),
+  cslschema: (_, table, { database }) =>
+    tableOf(TABLE_SCHEMA, [
+      [table.name, table.cslSchema().replaceAll(', ', ','), database, table.folder, table.docString],
+    ]),
   schema(_, table, { database }) {
     const json = JSON.stringify({
       Name: table.name,
@@ -153,14 +196,40 @@ const TABLE_VIEWS = {
     });
     return tableOf(TABLE_SCHEMA, [[table.name, json, database, table.folder, table.docString]]);
   },
-  extents: (_, table, { database }) => tableOf('ExtentId:guid, DatabaseName, TableName, RowCount:long, MinCreatedOn:datetime, MaxCreatedOn:datetime, Tags',
-    table.extents.map((e) => [e.id, database, table.name, BigInt(e.rows), instant(e.creationTime), instant(e.creationTime), e.tags.join('\r\n')])),
-  details: (_, table, { database }) => tableOf('TableName, DatabaseName, Folder, DocString, TotalExtents:long, TotalRowCount:long',
-    [[table.name, database, table.folder, table.docString, BigInt(table.extents.length), BigInt(table.rowCount)]]),
+  extents: (_, table, { database }) =>
+    tableOf(
+      'ExtentId:guid, DatabaseName, TableName, RowCount:long, MinCreatedOn:datetime, MaxCreatedOn:datetime, Tags',
+      table.extents.map((e) => [
+        e.id,
+        database,
+        table.name,
+        BigInt(e.rows),
+        instant(e.creationTime),
+        instant(e.creationTime),
+        e.tags.join('\r\n'),
+      ]),
+    ),
+  details: (_, table, { database }) =>
+    tableOf('TableName, DatabaseName, Folder, DocString, TotalExtents:long, TotalRowCount:long', [
+      [
+        table.name,
+        database,
+        table.folder,
+        table.docString,
+        BigInt(table.extents.length),
+        BigInt(table.rowCount),
+      ],
+    ]),
   policy(parser, table, { database }) {
     const name = parser.name();
     return tableOf('PolicyName, EntityName, Policy, ChildEntities, EntityType', [
-      [name, `[${database}].[${table.name}]`, table.policies.get(name.toLowerCase()) ?? 'null', null, 'Table'],
+      [
+        name,
+        `[${database}].[${table.name}]`,
+        table.policies.get(name.toLowerCase()) ?? 'null',
+        null,
+        'Table',
+      ],
     ]);
   },
   ingestion(parser, table, { database }) {
@@ -168,7 +237,10 @@ const TABLE_VIEWS = {
     const wanted = parser.token.kind === 'string' ? parser.string() : null;
     if (wanted && !table.mappings.has(wanted)) throw KustoError.entityNotFound('MappingPersistent', wanted);
     const mappings = [...table.mappings.values()].filter((m) => !wanted || m.name === wanted);
-    return tableOf(MAPPING_SCHEMA, mappings.map((m) => [m.name, 'Csv', m.text, datetimeFromMs(Date.now()), database, table.name]));
+    return tableOf(
+      MAPPING_SCHEMA,
+      mappings.map((m) => [m.name, 'Csv', m.text, datetimeFromMs(Date.now()), database, table.name]),
+    );
   },
 };
 
@@ -197,18 +269,47 @@ function deletePolicy(rest, { store, database }) {
   return tableOf('PolicyName, EntityName', []);
 }
 
-function showFailures(_, { service }) {
-  return tableOf(FAILURE_SCHEMA, service.ingestion.failures.map((f) => [
-    f.OperationId, f.Database, f.Table, instant(f.FailedOn), f.IngestionSourcePath, f.Details, f.FailureStatus,
-    f.RootActivityId, 'DataIngestPull', false, f.ErrorCode, f.Principal, '', '', 1, f.ShouldRetry,
-  ]));
+function showFailures(rest, { service }) {
+  const { OperationId: wanted } = properties(new Parser(rest));
+  const failures = service.ingestion.failures.filter(
+    (f) => !wanted || f.OperationId === wanted.toLowerCase(),
+  );
+  return tableOf(
+    FAILURE_SCHEMA,
+    failures.map((f) => [
+      f.OperationId,
+      f.Database,
+      f.Table,
+      instant(f.FailedOn),
+      f.IngestionSourcePath,
+      f.Details,
+      f.FailureStatus,
+      f.RootActivityId,
+      'DataIngestPull',
+      false,
+      f.ErrorCode,
+      f.Principal,
+      '',
+      '',
+      1,
+      f.ShouldRetry,
+    ]),
+  );
 }
 
 function showPrincipals(_, { service, caller }) {
   const names = { admin: 'Admin', user: 'User', viewer: 'Viewer', ingestor: 'Ingestor' };
-  return tableOf(PRINCIPAL_SCHEMA, service.config.roles.map((role) => [
-    `Database ${names[role]}`, 'Microsoft Entra app', 'kusto-local client', service.client.client_id, caller.principal, '',
-  ]));
+  return tableOf(
+    PRINCIPAL_SCHEMA,
+    service.config.roles.map((role) => [
+      `Database ${names[role]}`,
+      'Microsoft Entra app',
+      'kusto-local client',
+      service.client.client_id,
+      caller.principal,
+      '',
+    ]),
+  );
 }
 
 // Everything after <| is CSV text, as it stands.
@@ -222,7 +323,8 @@ function ingestInline(rest, { store, database, service }) {
   finish(parser);
   const ingest = ingestionProperties(table, props);
   if (ingest.skip) return tableOf(INGEST_SCHEMA, [[NO_EXTENT, '', 0n, false, randomUUID()]]);
-  const report = (kind, message, where) => service.journal.violation(kind, message, { db: database, table: table.name, ...where });
+  const report = (kind, message, where) =>
+    service.journal.violation(kind, message, { db: database, table: table.name, ...where });
   const loader = new Loader(table, { ...ingest.options, report });
   loader.push(Buffer.from(rest.slice(at + 2).replace(/^[ \t]*\r?\n|^[ \t]+/, '')));
   const extent = loader.finish();
@@ -275,7 +377,10 @@ async function ingestInto(rest, { store, database, service }) {
   const extents = [];
   for (const url of urls) extents.push(await service.ingestion.loadBlob(url, table, ingest.options));
   table.extents.push(...extents);
-  return tableOf(INGEST_SCHEMA, extents.map((e, i) => [e.id, urls[i].split('?')[0], 0n, false, operation]));
+  return tableOf(
+    INGEST_SCHEMA,
+    extents.map((e, i) => [e.id, urls[i].split('?')[0], 0n, false, operation]),
+  );
 }
 
 // .set, .append, .set-or-append, .set-or-replace T <| query
@@ -289,7 +394,8 @@ function fromQuery(mode) {
     const props = properties(parser);
     finish(parser);
     const known = home.tables.get(name);
-    if (mode === 'set' && known) throw KustoError.badRequest('BadRequest_EntityAlreadyExists', `Table '${name}' already exists`);
+    if (mode === 'set' && known)
+      throw KustoError.badRequest('BadRequest_EntityAlreadyExists', `Table '${name}' already exists`);
     if (mode === 'append' && !known) throw KustoError.entityNotFound('Table', name);
     const { columns, rows } = runQuery(store, database, rest.slice(at + 2));
     const table = known ?? store.createTable(database, name, columns);
@@ -300,15 +406,21 @@ function fromQuery(mode) {
     }
     if (mode === 'set-or-replace') table.clear();
     table.extents.push(extent);
-    return tableOf('ExtentId:guid, OriginalSize:long, ExtentSize:long, CompressedSize:long, IndexSize:long, RowCount:long',
-      [[extent.id, 0n, 0n, 0n, 0n, BigInt(extent.rows)]]);
+    return tableOf(
+      'ExtentId:guid, OriginalSize:long, ExtentSize:long, CompressedSize:long, IndexSize:long, RowCount:long',
+      [[extent.id, 0n, 0n, 0n, 0n, BigInt(extent.rows)]],
+    );
   };
 }
 
 const COMMANDS = [
   command('.create-or-alter table', 'user', createMapping(true)),
   command('.create-merge table', 'user', createTable(true)),
-  { words: /^\.create\s+table(?=\s+(?:\[[^\]]*\]|[\w$]+)\s+ingestion\b)/i, role: 'user', run: createMapping(false) },
+  {
+    words: /^\.create\s+table(?=\s+(?:\[[^\]]*\]|[\w$]+)\s+ingestion\b)/i,
+    role: 'user',
+    run: createMapping(false),
+  },
   command('.create table', 'user', createTable(false)),
   command('.drop table', 'admin', dropTable),
   command('.clear table', 'admin', (rest, { store, database }) => {
@@ -322,15 +434,41 @@ const COMMANDS = [
   command('.alter-merge table', 'admin', alterPolicy),
   command('.alter table', 'admin', alterPolicy),
   command('.delete table', 'admin', deletePolicy),
-  command('.show tables', 'viewer', (_, { home }) => tableOf('TableName, DatabaseName, Folder, DocString',
-    [...home.tables.values()].map((t) => [t.name, home.name, t.folder, t.docString]))),
+  command('.show tables', 'viewer', (_, { home }) =>
+    tableOf(
+      'TableName, DatabaseName, Folder, DocString',
+      [...home.tables.values()].map((t) => [t.name, home.name, t.folder, t.docString]),
+    ),
+  ),
   command('.show table', 'viewer', showTable),
-  command('.show databases', 'viewer', (_, { store }) => tableOf('DatabaseName, PersistentStorage, Version, IsCurrent:bool, DatabaseAccessMode, PrettyName, ReservedSlot1:bool, DatabaseId:guid',
-    [...store.databases.values()].map((d) => [d.name, '', 'v1.0', false, 'ReadWrite', '', null, NO_EXTENT])), { cluster: true }),
+  command(
+    '.show databases',
+    'viewer',
+    (_, { store }) =>
+      tableOf(
+        'DatabaseName, PersistentStorage, Version, IsCurrent:bool, DatabaseAccessMode, PrettyName, ReservedSlot1:bool, DatabaseId:guid',
+        [...store.databases.values()].map((d) => [
+          d.name,
+          '',
+          'v1.0',
+          false,
+          'ReadWrite',
+          '',
+          null,
+          NO_EXTENT,
+        ]),
+      ),
+    { cluster: true },
+  ),
   command('.show version', 'viewer', () => versionTable('Engine'), { cluster: true }),
   command('.show ingestion failures', 'viewer', showFailures, { cluster: true }),
   command('.show principal roles', 'viewer', showPrincipals, { cluster: true }),
-  { words: /^\.show\s+database\s+.*\s+principals\s*;?$/i, role: 'viewer', run: showPrincipals, cluster: true },
+  {
+    words: /^\.show\s+database\s+.*\s+principals\s*;?$/i,
+    role: 'viewer',
+    run: showPrincipals,
+    cluster: true,
+  },
   command('.ingest inline into', 'ingestor', ingestInline),
   command('.ingest', 'ingestor', ingestInto),
   command('.set-or-append', 'ingestor', fromQuery('set-or-append')),

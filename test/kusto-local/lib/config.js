@@ -47,7 +47,8 @@ export function makeConfig(overrides = {}) {
 export function changeConfig(config, changes) {
   for (const [key, value] of Object.entries(changes)) {
     if (!(key in DEFAULTS)) throw new RangeError(`unknown configuration key: ${key}`);
-    if (CHOICES[key] && !CHOICES[key].includes(value)) throw new RangeError(`${key} must be one of ${CHOICES[key].join(', ')}`);
+    if (CHOICES[key] && !CHOICES[key].includes(value))
+      throw new RangeError(`${key} must be one of ${CHOICES[key].join(', ')}`);
     if (!CHOICES[key] && key !== 'accounts' && typeof value !== typeof DEFAULTS[key]) {
       throw new RangeError(`${key} must be a ${typeof DEFAULTS[key]}`);
     }

@@ -40,10 +40,18 @@ export class Control {
       const route = ROUTES[`${req.method} ${url.pathname}`];
       if (!route) throw new BadCall(`no such call: ${req.method} ${url.pathname}`);
       const body = (await readBody(req)).toString('utf8').trim();
-      const result = await route(this.service, body ? JSON.parse(body) : {}, Object.fromEntries(url.searchParams));
+      const result = await route(
+        this.service,
+        body ? JSON.parse(body) : {},
+        Object.fromEntries(url.searchParams),
+      );
       text = typeof result === 'string' ? result : JSON.stringify(result ?? { ok: true });
     } catch (error) {
-      const ours = error instanceof BadCall || error instanceof RangeError || error instanceof SyntaxError || error instanceof KustoError;
+      const ours =
+        error instanceof BadCall ||
+        error instanceof RangeError ||
+        error instanceof SyntaxError ||
+        error instanceof KustoError;
       status = ours ? 400 : 500;
       text = JSON.stringify({ error: error.message, code: error.code });
       if (!ours) process.stderr.write(`kusto-local: control ${req.method} ${req.url}: ${error.stack}\n`);
@@ -74,10 +82,14 @@ function rowsJson(table, { limit, offset }) {
 
 function createTable(service, { db, table, columns, schema }) {
   if (!db || !table) throw new BadCall('db and table are needed');
-  const list = columns ?? String(schema ?? '').split(',').map((part) => {
-    const [name, type] = part.split(':').map((s) => s.trim());
-    return { name, type };
-  });
+  const list =
+    columns ??
+    String(schema ?? '')
+      .split(',')
+      .map((part) => {
+        const [name, type] = part.split(':').map((s) => s.trim());
+        return { name, type };
+      });
   const typed = list.map(({ name, type }) => {
     if (!name || !typeNamed(type ?? '')) throw new BadCall(`not a column: ${name}:${type}`);
     return { name, type: typeNamed(type) };
@@ -103,24 +115,43 @@ const ROUTES = {
   'POST /faults': (s, body) => ({ ids: s.faults.add(body) }),
   'GET /faults': (s) => s.faults.list(),
   'DELETE /faults': (s) => s.faults.clear(),
-  'GET /log': (s, _, { service, method, path }) => s.journal.requests.filter((r) =>
-    (!service || r.service === service) && (!method || r.method === method) && (!path || new RegExp(path).test(r.path))),
+  'GET /log': (s, _, { service, method, path }) =>
+    s.journal.requests.filter(
+      (r) =>
+        (!service || r.service === service) &&
+        (!method || r.method === method) &&
+        (!path || new RegExp(path).test(r.path)),
+    ),
   'POST /log/reset': (s) => s.journal.resetLog(),
   'GET /databases': (s) => [...s.store.databases.values()].map((d) => d.name),
   'POST /databases': (s, { db }) => {
     s.store.addDatabase(db);
   },
-  'GET /tables': (s, _, { db }) => [...s.store.databases.values()].filter((d) => !db || d.name === db).flatMap((d) =>
-    [...d.tables.values()].map((t) => ({
-      db: d.name, table: t.name, columns: t.columns, rows: t.rowCount, extents: t.extents.length,
-      mappings: [...t.mappings.keys()], policies: Object.fromEntries(t.policies),
-    }))),
+  'GET /tables': (s, _, { db }) =>
+    [...s.store.databases.values()]
+      .filter((d) => !db || d.name === db)
+      .flatMap((d) =>
+        [...d.tables.values()].map((t) => ({
+          db: d.name,
+          table: t.name,
+          columns: t.columns,
+          rows: t.rowCount,
+          extents: t.extents.length,
+          mappings: [...t.mappings.keys()],
+          policies: Object.fromEntries(t.policies),
+        })),
+      ),
   'POST /tables': createTable,
   'GET /rows': (s, _, params) => rowsJson(tableIn(s, params), params),
   'GET /hash': (s, _, params) => hashTable(tableIn(s, params)),
-  'GET /extents': (s, _, params) => tableIn(s, params).extents.map((e) => ({
-    id: e.id, rows: e.rows, tags: e.tags, creationTime: e.creationTime, ingestedAt: e.ingestedAt,
-  })),
+  'GET /extents': (s, _, params) =>
+    tableIn(s, params).extents.map((e) => ({
+      id: e.id,
+      rows: e.rows,
+      tags: e.tags,
+      creationTime: e.creationTime,
+      ingestedAt: e.ingestedAt,
+    })),
   'GET /messages': (s) => s.ingestion.messages,
   'GET /failures': (s) => s.ingestion.failures,
   'GET /blobs': (s) => s.blobs(),
@@ -130,7 +161,9 @@ const ROUTES = {
     await s.ingestion.settle();
     return { ok: true, violations: s.journal.violations.length };
   },
-  'POST /token': (s, { lifetime = s.config.token_lifetime, kind = 'bearer', aud }) => ({ token: s.issueToken(kind, lifetime, aud) }),
+  'POST /token': (s, { lifetime = s.config.token_lifetime, kind = 'bearer', aud }) => ({
+    token: s.issueToken(kind, lifetime, aud),
+  }),
   'POST /tokens/revoke': (s) => s.tokens.revokeAll(),
   'POST /command': async (s, { db = 'NetDefaultDB', csl = '' }) => {
     const caller = { principal: s.principal, unchecked: true };

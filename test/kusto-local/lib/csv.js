@@ -94,7 +94,11 @@ export class CsvReader {
     let at = 0;
     while (at < bytes.length) {
       at = this.parse(bytes, at, true);
-      if (at < 0) throw new CsvError('Stream_ClosingQuoteMissing', `the closing quote is missing in record ${this.records + 1}`);
+      if (at < 0)
+        throw new CsvError(
+          'Stream_ClosingQuoteMissing',
+          `the closing quote is missing in record ${this.records + 1}`,
+        );
     }
   }
 
@@ -151,8 +155,10 @@ export class CsvReader {
     this.record.add(at + 1, i, flag);
     const after = bytes[i + 1];
     if (after === undefined || after === COMMA || after === LF || after === CR) return i + 1;
-    throw new CsvError('BadRequest_UnexpectedCharacterInInputStream',
-      `unexpected character after the closing quote in record ${this.records + 1}`);
+    throw new CsvError(
+      'BadRequest_UnexpectedCharacterInInputStream',
+      `unexpected character after the closing quote in record ${this.records + 1}`,
+    );
   }
 
   emit(start, end, next) {

@@ -9,7 +9,8 @@ export class DiscardAccount {
   constructor(context) {
     this.signature = encodeURIComponent(randomBytes(32).toString('base64'));
     this.listener = new Listener('discard', (request) => this.swallow(request), context, {
-      streamed: true, label: 'discard',
+      streamed: true,
+      label: 'discard',
     });
     this.reset();
   }

@@ -16,9 +16,14 @@ export class KustoError extends Error {
   }
 
   static entityNotFound(kind, name) {
-    return new KustoError(400, 'BadRequest_EntityNotFound', `Entity ID '${name}' of kind '${kind}' was not found.`, {
-      type: 'Kusto.Common.Svc.Exceptions.EntityNotFoundException',
-    });
+    return new KustoError(
+      400,
+      'BadRequest_EntityNotFound',
+      `Entity ID '${name}' of kind '${kind}' was not found.`,
+      {
+        type: 'Kusto.Common.Svc.Exceptions.EntityNotFoundException',
+      },
+    );
   }
 
   static syntax(detail) {
@@ -44,9 +49,15 @@ export class KustoError extends Error {
   }
 
   static forbidden(principal, operation, entity) {
-    return new KustoError(403, 'Forbidden', `Principal '${principal}' is not authorized to perform operation '${operation}' on ${entity}.`, {
-      type: 'Kusto.DataNode.Exceptions.UnauthorizedDatabaseAccessException', message: 'Caller is not authorized to perform this action',
-    });
+    return new KustoError(
+      403,
+      'Forbidden',
+      `Principal '${principal}' is not authorized to perform operation '${operation}' on ${entity}.`,
+      {
+        type: 'Kusto.DataNode.Exceptions.UnauthorizedDatabaseAccessException',
+        message: 'Caller is not authorized to perform this action',
+      },
+    );
   }
 
   body(context) {

@@ -16,13 +16,21 @@ const MAKERS = {
   column(node, _, columns, operator) {
     const index = columns.findIndex((c) => c.name === node.name);
     if (index < 0) {
-      throw KustoError.semantic(`'${operator}' operator: Failed to resolve column or scalar expression named '${node.name}'`);
+      throw KustoError.semantic(
+        `'${operator}' operator: Failed to resolve column or scalar expression named '${node.name}'`,
+      );
     }
     return { type: columns[index].type, run: (row) => row[index], column: node.name };
   },
   call(node, sub, _, operator) {
     const make = FUNCTIONS[node.name];
-    if (!make) throw KustoError.query('SEM0260', 'Semantic', 'Kusto.Data.Exceptions.SemanticException', `Unknown function: '${node.name}'`);
+    if (!make)
+      throw KustoError.query(
+        'SEM0260',
+        'Semantic',
+        'Kusto.Data.Exceptions.SemanticException',
+        `Unknown function: '${node.name}'`,
+      );
     return make(node.args.map(sub), operator);
   },
   member(node, sub) {
@@ -71,7 +79,8 @@ const MAKERS = {
   text(node, sub) {
     const [left, right] = [sub(node.left), sub(node.right)];
     const test = TEXT_TESTS[node.operator];
-    if (!test) throw KustoError.querySyntax(`the operator '${node.operator}' is not one that kusto-local knows`);
+    if (!test)
+      throw KustoError.querySyntax(`the operator '${node.operator}' is not one that kusto-local knows`);
     return boolean((row) => test(toText(left.type, left.run(row)), toText(right.type, right.run(row))));
   },
   negate(node, sub) {
@@ -104,7 +113,8 @@ function literal({ type, text, typed }) {
     return constant(/nan/i.test(text) ? NaN : text.startsWith('-') ? -Infinity : Infinity);
   }
   const plain = name === 'datetime' || name === 'timespan' || name === 'guid' ? unquote(text) : text;
-  const source = name === 'long' && plain.startsWith('0x') ? String(BigInt(plain)) : plain.replace(/\.$/, '.0');
+  const source =
+    name === 'long' && plain.startsWith('0x') ? String(BigInt(plain)) : plain.replace(/\.$/, '.0');
   const value = parserOf(name)(source);
   if (value === undefined) throw KustoError.querySyntax(`'${text}' is not a valid ${name} literal`);
   return constant(value);
@@ -116,7 +126,12 @@ function unquote(text) {
 
 function memberName(node) {
   const last = node.key.kind === 'literal' ? node.key.text : 'key';
-  const first = node.object.kind === 'column' ? node.object.name : node.object.kind === 'member' ? memberName(node.object) : '';
+  const first =
+    node.object.kind === 'column'
+      ? node.object.name
+      : node.object.kind === 'member'
+        ? memberName(node.object)
+        : '';
   return first ? `${first}_${last}` : last;
 }
 
@@ -153,7 +168,10 @@ const TEXT_TESTS = {
 function comparison(operator, left, right, where) {
   if (operator === '=~' || operator === '!~') {
     const equal = lower((a, b) => a === b);
-    return boolean((row) => equal(toText(left.type, left.run(row)), toText(right.type, right.run(row))) === (operator === '=~'));
+    return boolean(
+      (row) =>
+        equal(toText(left.type, left.run(row)), toText(right.type, right.run(row))) === (operator === '=~'),
+    );
   }
   const [a, b] = commonForm(left, right, where);
   return boolean((row) => {
@@ -162,13 +180,20 @@ function comparison(operator, left, right, where) {
       if (x === y) return null;
       return operator === '==' ? false : operator === '!=' ? true : null;
     }
+    // Loosely, because a long (bigint) may stand against an int or a real.
     switch (operator) {
-      case '==': return x == y; // eslint-disable-line eqeqeq -- bigint against number
-      case '!=': return x != y; // eslint-disable-line eqeqeq
-      case '<': return x < y;
-      case '<=': return x <= y;
-      case '>': return x > y;
-      default: return x >= y;
+      case '==':
+        return x == y;
+      case '!=':
+        return x != y;
+      case '<':
+        return x < y;
+      case '<=':
+        return x <= y;
+      case '>':
+        return x > y;
+      default:
+        return x >= y;
     }
   });
 }
@@ -183,13 +208,17 @@ function commonForm(left, right, where) {
   // A string literal stands for a value of the other side's type where it parses.
   if (right.type === 'string' && right.constant) return [left.run, parsedAs(right, left.type, where)];
   if (left.type === 'string' && left.constant) return [parsedAs(left, right.type, where), right.run];
-  throw KustoError.semantic(`'${where}' operator: Cannot compare values of types ${left.type} and ${right.type}. Try adding explicit casts`);
+  throw KustoError.semantic(
+    `'${where}' operator: Cannot compare values of types ${left.type} and ${right.type}. Try adding explicit casts`,
+  );
 }
 
 function parsedAs(side, type, where) {
   const value = parserOf(type)(side.run());
   if (value === undefined || (type !== 'datetime' && type !== 'guid' && type !== 'timespan')) {
-    throw KustoError.semantic(`'${where}' operator: Cannot compare values of types ${type} and string. Try adding explicit casts`);
+    throw KustoError.semantic(
+      `'${where}' operator: Cannot compare values of types ${type} and string. Try adding explicit casts`,
+    );
   }
   return () => value;
 }
@@ -236,9 +265,16 @@ function arithmetic(operator, left, right) {
 
 function resultType(operator, left, right) {
   const pair = `${left} ${operator} ${right}`;
-  const times = { 'datetime - datetime': 'timespan', 'datetime + timespan': 'datetime', 'datetime - timespan': 'datetime',
-    'timespan + timespan': 'timespan', 'timespan - timespan': 'timespan', 'timespan / timespan': 'real',
-    'timespan * long': 'timespan', 'long * timespan': 'timespan' };
+  const times = {
+    'datetime - datetime': 'timespan',
+    'datetime + timespan': 'datetime',
+    'datetime - timespan': 'datetime',
+    'timespan + timespan': 'timespan',
+    'timespan - timespan': 'timespan',
+    'timespan / timespan': 'real',
+    'timespan * long': 'timespan',
+    'long * timespan': 'timespan',
+  };
   if (times[pair]) return times[pair];
   if (!NUMERIC.has(left) || !NUMERIC.has(right)) {
     throw KustoError.semantic(`the operator '${operator}' cannot be applied to ${left} and ${right}`);
@@ -251,11 +287,16 @@ function onNumbers(operator) {
   return (x, y) => {
     const [a, b] = [Number(x), Number(y)];
     switch (operator) {
-      case '+': return a + b;
-      case '-': return a - b;
-      case '*': return a * b;
-      case '/': return a / b;
-      default: return a % b;
+      case '+':
+        return a + b;
+      case '-':
+        return a - b;
+      case '*':
+        return a * b;
+      case '/':
+        return a / b;
+      default:
+        return a % b;
     }
   };
 }
@@ -264,11 +305,16 @@ function onIntegers(operator) {
   return (x, y) => {
     const [a, b] = [BigInt(x), BigInt(y)];
     switch (operator) {
-      case '+': return a + b;
-      case '-': return a - b;
-      case '*': return a * b;
-      case '/': return b === 0n ? null : a / b;
-      default: return b === 0n ? null : a % b;
+      case '+':
+        return a + b;
+      case '-':
+        return a - b;
+      case '*':
+        return a * b;
+      case '/':
+        return b === 0n ? null : a / b;
+      default:
+        return b === 0n ? null : a % b;
     }
   };
 }

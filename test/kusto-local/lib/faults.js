@@ -3,7 +3,15 @@
 
 const SERVICES = new Set(['engine', 'ingest', 'login', 'imds', 'blob', 'queue', 'table', 'discard']);
 const STREAMED = new Set(['blob', 'discard']);
-const ACTIONS = new Set(['status', 'reset', 'reset_after_bytes', 'blackhole', 'lose_reply', 'drip_ms', 'delay_ms']);
+const ACTIONS = new Set([
+  'status',
+  'reset',
+  'reset_after_bytes',
+  'blackhole',
+  'lose_reply',
+  'drip_ms',
+  'delay_ms',
+]);
 const MODIFIERS = new Set(['headers', 'body', 'drip_bytes']);
 const PATTERNS = ['path', 'query', 'body'];
 
@@ -25,8 +33,15 @@ export class Faults {
   }
 
   list() {
-    return this.rules.map(({ id, match, times, skip, action, matched, fired }) =>
-      ({ id, match, times, skip, action, matched, fired }));
+    return this.rules.map(({ id, match, times, skip, action, matched, fired }) => ({
+      id,
+      match,
+      times,
+      skip,
+      action,
+      matched,
+      fired,
+    }));
   }
 
   // A body pattern needs the whole body before the request is handled.

@@ -7,7 +7,9 @@ const fixed = (type, run) => ({ type, run });
 
 function need(args, low, high, name) {
   if (args.length < low || args.length > high) {
-    throw KustoError.semantic(`${name}(): function expects ${low === high ? low : `${low} to ${high}`} argument(s)`);
+    throw KustoError.semantic(
+      `${name}(): function expects ${low === high ? low : `${low} to ${high}`} argument(s)`,
+    );
   }
 }
 
@@ -40,7 +42,8 @@ function cast(type) {
       if (value === null) return null;
       if (arg.type === type) return value;
       const text = toText(arg.type, value);
-      const whole = (type === 'long' || type === 'int') && /^-?\d+\.\d+$/.test(text) ? text.split('.')[0] : text;
+      const whole =
+        (type === 'long' || type === 'int') && /^-?\d+\.\d+$/.test(text) ? text.split('.')[0] : text;
       return parse(whole) ?? null;
     });
   };
@@ -77,14 +80,17 @@ export const FUNCTIONS = {
   isnan: test((v) => Number.isNaN(v)),
   isinf: test((v) => v === Infinity || v === -Infinity),
   isfinite: test((v) => Number.isFinite(v)),
-  not: ([arg]) => fixed('bool', (row) => {
-    const value = arg.run(row);
-    return value === null ? null : !value;
-  }),
+  not: ([arg]) =>
+    fixed('bool', (row) => {
+      const value = arg.run(row);
+      return value === null ? null : !value;
+    }),
   strlen: unary('long', (v, type) => BigInt([...toText(type, v)].length)),
   string_size: unary('long', (v, type) => BigInt(Buffer.byteLength(toText(type, v)))),
-  estimate_data_size: (args) => fixed('long', (row) =>
-    args.reduce((sum, a) => sum + BigInt(Buffer.byteLength(toText(a.type, a.run(row)))), 0n)),
+  estimate_data_size: (args) =>
+    fixed('long', (row) =>
+      args.reduce((sum, a) => sum + BigInt(Buffer.byteLength(toText(a.type, a.run(row)))), 0n),
+    ),
   tostring: ([arg]) => fixed('string', (row) => toText(arg.type, arg.run(row))),
   toint: cast('int'),
   tolong: cast('long'),
@@ -99,42 +105,54 @@ export const FUNCTIONS = {
   parse_json: cast('dynamic'),
   toupper: unary('string', (v) => v.toUpperCase()),
   tolower: unary('string', (v) => v.toLowerCase()),
-  abs: unary((type) => type, (v) => (v < 0 ? -v : v)),
+  abs: unary(
+    (type) => type,
+    (v) => (v < 0 ? -v : v),
+  ),
   array_length: unary('long', (v) => {
     const parsed = JSON.parse(v);
     return Array.isArray(parsed) ? BigInt(parsed.length) : null;
   }),
   bag_keys: unary('dynamic', (v) => JSON.stringify(Object.keys(JSON.parse(v)))),
-  gettype: ([arg]) => fixed('string', (row) => {
-    const value = arg.run(row);
-    if (value === null) return 'null';
-    if (arg.type !== 'dynamic') return arg.type;
-    const parsed = JSON.parse(value);
-    if (Array.isArray(parsed)) return 'array';
-    return { object: 'dictionary', string: 'string', boolean: 'bool', number: Number.isInteger(parsed) ? 'long' : 'double' }[typeof parsed];
-  }),
-  strcat: (args) => fixed('string', (row) => args.map((a) => toText(a.type, a.run(row))).join('')),
-  substring: (args) => fixed('string', (row) => {
-    const from = Number(args[1].run(row));
-    const length = args[2] ? Number(args[2].run(row)) : Infinity;
-    return toText(args[0].type, args[0].run(row)).slice(from, from + length);
-  }),
-  coalesce: (args) => fixed(args[0].type, (row) => {
-    for (const arg of args) {
+  gettype: ([arg]) =>
+    fixed('string', (row) => {
       const value = arg.run(row);
-      if (!isEmpty(value, arg.type)) return value;
-    }
-    return args[0].type === 'string' ? '' : null;
-  }),
+      if (value === null) return 'null';
+      if (arg.type !== 'dynamic') return arg.type;
+      const parsed = JSON.parse(value);
+      if (Array.isArray(parsed)) return 'array';
+      return {
+        object: 'dictionary',
+        string: 'string',
+        boolean: 'bool',
+        number: Number.isInteger(parsed) ? 'long' : 'double',
+      }[typeof parsed];
+    }),
+  strcat: (args) => fixed('string', (row) => args.map((a) => toText(a.type, a.run(row))).join('')),
+  substring: (args) =>
+    fixed('string', (row) => {
+      const from = Number(args[1].run(row));
+      const length = args[2] ? Number(args[2].run(row)) : Infinity;
+      return toText(args[0].type, args[0].run(row)).slice(from, from + length);
+    }),
+  coalesce: (args) =>
+    fixed(args[0].type, (row) => {
+      for (const arg of args) {
+        const value = arg.run(row);
+        if (!isEmpty(value, arg.type)) return value;
+      }
+      return args[0].type === 'string' ? '' : null;
+    }),
   iff: conditional,
   iif: conditional,
   bin,
   floor: bin,
-  round: (args) => fixed('real', (row) => {
-    const value = args[0].run(row);
-    const scale = 10 ** Number(args[1]?.run(row) ?? 0);
-    return value === null ? null : Math.round(Number(value) * scale) / scale;
-  }),
+  round: (args) =>
+    fixed('real', (row) => {
+      const value = args[0].run(row);
+      const scale = 10 ** Number(args[1]?.run(row) ?? 0);
+      return value === null ? null : Math.round(Number(value) * scale) / scale;
+    }),
   now: () => fixed('datetime', () => datetimeFromMs(Date.now())),
   ago: ([span]) => fixed('datetime', (row) => datetimeFromMs(Date.now()) - span.run(row)),
 };

@@ -14,7 +14,8 @@ export function isProductUnderTest(headers) {
 export function checkHeaders(service, req, journal) {
   const { headers, method } = req;
   const path = req.url.split('?', 1)[0];
-  const say = (kind, message) => journal.violation(kind, `${service} ${method} ${path}: ${message}`, { service, path });
+  const say = (kind, message) =>
+    journal.violation(kind, `${service} ${method} ${path}: ${message}`, { service, path });
 
   for (let i = 0; i < req.rawHeaders.length; i += 2) {
     if (/[^\t\x20-\x7e]/.test(req.rawHeaders[i + 1])) {

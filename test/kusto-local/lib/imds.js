@@ -47,7 +47,8 @@ export class Imds {
   issue(params, { full }) {
     const { config, client, tokens } = this.service;
     const resource = params.get('resource');
-    if (!resource) return problem(400, 'invalid_resource', "AADSTS50001: The application named '' was not found.");
+    if (!resource)
+      return problem(400, 'invalid_resource', "AADSTS50001: The application named '' was not found.");
     if (resource.endsWith('/.default')) {
       return problem(400, 'invalid_resource', 'AADSTS500011: a scope stands where a resource must');
     }

@@ -2,7 +2,6 @@
 // batches them, downloads each blob with nothing but the SAS in its message,
 // stores the rows, reports, and deletes the blob.
 import { randomUUID } from 'node:crypto';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { ingestionProperties } from './commands.js';
 import { CsvError } from './csv.js';
 import { KustoError } from './errors.js';
@@ -29,7 +28,7 @@ export class Ingestion {
     this.service = service;
     this.reporter = new StatusReporter(service);
     this.working = 0;
-    this.polls = 0;
+    this.line = Promise.resolve();
     this.stopped = false;
     this.idleWaiters = [];
     this.clear();
@@ -58,12 +57,15 @@ export class Ingestion {
   // A message may be waiting.
   ring() {
     this.rung = true;
-    this.polling ??= this.poll().catch((error) => {
-      if (!this.stopped) this.service.journal.violation('internal', `reading the queues broke: ${error.stack}`);
-    }).finally(() => {
-      this.polling = null;
-      if (this.rung && !this.stopped) this.ring();
-    });
+    this.polling ??= this.poll()
+      .catch((error) => {
+        if (!this.stopped)
+          this.service.journal.violation('internal', `reading the queues broke: ${error.stack}`);
+      })
+      .finally(() => {
+        this.polling = null;
+        if (this.rung && !this.stopped) this.ring();
+      });
     return this.polling;
   }
 
@@ -97,7 +99,11 @@ export class Ingestion {
     if (message.strict) checkStrictly(object, (finding) => journal.violation('message', finding, where));
     this.messages.push(masked(object));
     if (typeof message.blobPath !== 'string' || !message.database || !message.table || !message.properties) {
-      journal.violation('corrupted_message', 'the message lacks BlobPath, DatabaseName, TableName or AdditionalProperties', where);
+      journal.violation(
+        'corrupted_message',
+        'the message lacks BlobPath, DatabaseName, TableName or AdditionalProperties',
+        where,
+      );
       return;
     }
     this.enqueue(message);
@@ -126,7 +132,7 @@ export class Ingestion {
     this.pending = [];
     if (batch.length === 0) return;
     this.working += batch.length;
-    this.line = (this.line ?? Promise.resolve()).then(() => this.ingestBatch(batch));
+    this.line = this.line.then(() => this.ingestBatch(batch));
   }
 
   async ingestBatch(batch) {
@@ -137,7 +143,10 @@ export class Ingestion {
       if (!seen.has(source)) {
         seen.add(source);
         await this.ingest(message).catch((error) => {
-          this.service.journal.violation('internal', `ingestion broke: ${error.stack}`, { db: message.database, table: message.table });
+          this.service.journal.violation('internal', `ingestion broke: ${error.stack}`, {
+            db: message.database,
+            table: message.table,
+          });
         });
       }
       this.working -= 1;
@@ -149,7 +158,8 @@ export class Ingestion {
     const { duplicate_delivery: twice } = this.service.config;
     const identity = { operationId: randomUUID(), activityId: randomUUID() };
     const scripted = this.scriptedOutcome(message);
-    const outcome = scripted && scripted.status !== 'Succeeded' ? { ...scripted } : await this.attempt(message);
+    const outcome =
+      scripted && scripted.status !== 'Succeeded' ? { ...scripted } : await this.attempt(message);
     if (twice && outcome.status === 'Succeeded') await this.attempt(message);
     if (outcome.status === 'Failed') this.rememberFailure(message, outcome, identity);
     if (outcome.status !== 'Failed' && !message.retainBlob) await this.deleteBlob(message);
@@ -169,14 +179,18 @@ export class Ingestion {
     const { service } = this;
     const where = { db: message.database, table: message.table, path: withoutQuery(message.blobPath) };
     this.checkIdentity(message, where);
-    if (service.discard.listener.url && message.blobPath.startsWith(`${service.discard.url}/`)) return { status: 'Succeeded' };
+    if (service.discard.listener.url && message.blobPath.startsWith(`${service.discard.url}/`))
+      return { status: 'Succeeded' };
     const table = this.target(message);
     const { skip, options } = this.properties(message, table);
     if (skip) return { status: 'Skipped' };
     const { strict } = message;
     const report = (kind, text, more) => service.journal.violation(kind, text, { ...where, ...more });
     const extent = await this.loadBlob(message.blobPath, table, {
-      ...options, strict, report, rawDataSize: strict ? message.rawDataSize : null,
+      ...options,
+      strict,
+      report,
+      rawDataSize: strict ? message.rawDataSize : null,
     });
     table.extents.push(extent);
     return { status: 'Succeeded' };
@@ -189,35 +203,65 @@ export class Ingestion {
     } catch (error) {
       if (!(error instanceof TokenError)) throw error;
       journal.violation('identity_token', `authorizationContext: ${error.message}`, where);
-      throw new IngestionFailure('BadRequest_InvalidKustoIdentityToken', 'The ingestion message has no valid Kusto identity token');
+      throw new IngestionFailure(
+        'BadRequest_InvalidKustoIdentityToken',
+        'The ingestion message has no valid Kusto identity token',
+      );
+    }
+    if (!this.service.hasRole('ingestor')) {
+      throw new IngestionFailure(
+        'Forbidden',
+        `Principal '${this.service.principal}' is not authorized to ingest into table '${message.table}'`,
+      );
     }
   }
 
   target({ database, table }) {
     const { store } = this.service;
-    if (!store.hasDatabase(database)) throw new IngestionFailure('BadRequest_DatabaseNotExist', `Database '${database}' does not exist`);
+    if (!store.hasDatabase(database))
+      throw new IngestionFailure('BadRequest_DatabaseNotExist', `Database '${database}' does not exist`);
     const found = store.findTable(database, table);
-    if (!found) throw new IngestionFailure('BadRequest_TableNotExist', `Table '${table}' could not be found in database '${database}'`);
+    if (!found)
+      throw new IngestionFailure(
+        'BadRequest_TableNotExist',
+        `Table '${table}' could not be found in database '${database}'`,
+      );
     return found;
   }
 
   properties({ properties }, table) {
     const { ingestionMapping, ingestionMappingReference, format } = properties;
-    if (format && !/^csv$/i.test(format)) throw new IngestionFailure('BadRequest_FormatNotSupported', `kusto-local ingests csv only, not '${format}'`);
+    if (format && !/^csv$/i.test(format))
+      throw new IngestionFailure(
+        'BadRequest_FormatNotSupported',
+        `kusto-local ingests csv only, not '${format}'`,
+      );
     if (ingestionMapping && ingestionMappingReference) {
-      throw new IngestionFailure('BadRequest_DuplicateMapping', 'Both ingestionMapping and ingestionMappingReference are given');
+      throw new IngestionFailure(
+        'BadRequest_DuplicateMapping',
+        'Both ingestionMapping and ingestionMappingReference are given',
+      );
     }
     if (ingestionMappingReference && !table.mappings.has(ingestionMappingReference)) {
-      throw new IngestionFailure('BadRequest_MappingReferenceWasNotFound', `The ingestion mapping '${ingestionMappingReference}' was not found for table '${table.name}'`);
+      throw new IngestionFailure(
+        'BadRequest_MappingReferenceWasNotFound',
+        `The ingestion mapping '${ingestionMappingReference}' was not found for table '${table.name}'`,
+      );
     }
     const policy = properties.validationPolicy ?? properties.ValidationPolicy;
     try {
-      const plain = { ...properties, validationPolicy: typeof policy === 'object' ? JSON.stringify(policy) : policy };
+      const plain = {
+        ...properties,
+        validationPolicy: typeof policy === 'object' ? JSON.stringify(policy) : policy,
+      };
       delete plain.ValidationPolicy;
       return ingestionProperties(table, plain);
     } catch (error) {
       if (!(error instanceof SyntaxError)) throw error;
-      throw new IngestionFailure('BadRequest_MalformedIngestionProperty', 'A property that holds JSON text is not JSON');
+      throw new IngestionFailure(
+        'BadRequest_MalformedIngestionProperty',
+        'A property that holds JSON text is not JSON',
+      );
     }
   }
 
@@ -231,19 +275,30 @@ export class Ingestion {
     if (rawDataSize !== null && rawDataSize !== loader.rawBytes) {
       report('raw_data_size', `RawDataSize is ${rawDataSize}, the data have ${loader.rawBytes} bytes`);
     }
-    if (extent.rows === 0) throw new IngestionFailure('BadRequest_NoRecordsOrWrongFormat', 'The input stream produced no records');
+    if (extent.rows === 0)
+      throw new IngestionFailure('BadRequest_NoRecordsOrWrongFormat', 'The input stream produced no records');
     return extent;
   }
 
   async download(url) {
     const target = this.service.resolve('blob', url);
-    if (!target) throw new IngestionFailure('BadRequest_InvalidBlobUri', `The blob '${withoutQuery(url)}' is in no account of this service`);
+    if (!target)
+      throw new IngestionFailure(
+        'BadRequest_InvalidBlobUri',
+        `The blob '${withoutQuery(url)}' is in no account of this service`,
+      );
     try {
       return await this.service.storage.open('blob', 'GET', `${target.path}?${target.query}`);
     } catch (error) {
       if (!(error instanceof StorageError)) throw error;
-      const code = { 404: 'Download_SourceNotFound', 403: 'Download_Forbidden' }[error.status] ?? 'Download_UnknownError';
-      throw new IngestionFailure(code, `Failed to download the blob: ${error.message}`, code === 'Download_UnknownError' ? 'Transient' : 'Permanent');
+      const code =
+        { 404: 'Download_SourceNotFound', 403: 'Download_Forbidden' }[error.status] ??
+        'Download_UnknownError';
+      throw new IngestionFailure(
+        code,
+        `Failed to download the blob: ${error.message}`,
+        code === 'Download_UnknownError' ? 'Transient' : 'Permanent',
+      );
     }
   }
 
@@ -251,19 +306,31 @@ export class Ingestion {
     const target = this.service.resolve('blob', message.blobPath);
     if (!target) return;
     await this.service.storage.call('blob', 'DELETE', `${target.path}?${target.query}`).catch((error) => {
-      this.service.journal.violation('blob_not_deletable', `deleting the blob with its SAS failed: ${error.message}`, { path: withoutQuery(message.blobPath) });
+      this.service.journal.violation(
+        'blob_not_deletable',
+        `deleting the blob with its SAS failed: ${error.message}`,
+        { path: withoutQuery(message.blobPath) },
+      );
     });
   }
 
   scriptedOutcome(message) {
-    const rule = this.service.config.outcomes.find(({ match = {}, times = 1 }) =>
-      times !== 0
-      && (match.db === undefined || match.db === message.database)
-      && (match.table === undefined || match.table === message.table)
-      && (match.path === undefined || new RegExp(match.path).test(withoutQuery(message.blobPath))));
+    const rule = this.service.config.outcomes.find(
+      ({ match = {}, times = 1 }) =>
+        times !== 0 &&
+        (match.db === undefined || match.db === message.database) &&
+        (match.table === undefined || match.table === message.table) &&
+        (match.path === undefined || new RegExp(match.path).test(withoutQuery(message.blobPath))),
+    );
     if (!rule) return null;
     rule.times = (rule.times ?? 1) > 0 ? (rule.times ?? 1) - 1 : rule.times;
-    const { status = 'Succeeded', errorCode, failureStatus = errorCode ? 'Permanent' : undefined, details = '', silent = false } = rule;
+    const {
+      status = 'Succeeded',
+      errorCode,
+      failureStatus = errorCode ? 'Permanent' : undefined,
+      details = '',
+      silent = false,
+    } = rule;
     return { status, errorCode, failureStatus, details, silent };
   }
 
@@ -289,7 +356,8 @@ export class Ingestion {
       await this.ring();
       while (this.polling) await this.polling;
       if (this.pending.length === 0 && this.working === 0) return;
-      if (this.service.config.hold_ingestion && this.working === 0) throw new Error('ingestion is held, it cannot settle');
+      if (this.service.config.hold_ingestion && this.working === 0)
+        throw new RangeError('ingestion is held, it cannot settle');
       await new Promise((resolve) => this.idleWaiters.push(resolve));
     }
   }
@@ -304,7 +372,7 @@ export class Ingestion {
     this.pending = [];
     clearTimeout(this.timer);
     this.timer = null;
-    while (this.working) await sleep(5);
+    await this.line;
     this.wakeIdle();
   }
 }
@@ -323,24 +391,41 @@ async function sniff(res, compressed, report) {
     look();
   });
   res.removeAllListeners('readable');
-  if (first === null || first.length === 0) throw new IngestionFailure('BadRequest_EmptyBlob', 'The blob is empty');
+  if (first === null || first.length === 0)
+    throw new IngestionFailure('BadRequest_EmptyBlob', 'The blob is empty');
   const isGzip = first[0] === 0x1f && first[1] === 0x8b;
   if (isGzip !== compressed) {
     res.destroy();
-    report('gzip_name_mismatch', isGzip ? 'the blob is gzip but its name does not end in .gz' : 'the blob is named .gz but is not gzip');
-    if (isGzip) throw new IngestionFailure('BadRequest_NoRecordsOrWrongFormat', 'The input stream produced no records: wrong format?');
-    throw new IngestionFailure('BadRequest_InvalidArchive', "Error GZIP header, first magic byte doesn't match");
+    report(
+      'gzip_name_mismatch',
+      isGzip ? 'the blob is gzip but its name does not end in .gz' : 'the blob is named .gz but is not gzip',
+    );
+    if (isGzip)
+      throw new IngestionFailure(
+        'BadRequest_NoRecordsOrWrongFormat',
+        'The input stream produced no records: wrong format?',
+      );
+    throw new IngestionFailure(
+      'BadRequest_InvalidArchive',
+      "Error GZIP header, first magic byte doesn't match",
+    );
   }
   res.unshift(first);
   return res;
 }
 
 function asFailure(error) {
-  const failed = (errorCode, details, failureStatus = 'Permanent') => ({ status: 'Failed', errorCode, failureStatus, details: maskSecrets(details) });
+  const failed = (errorCode, details, failureStatus = 'Permanent') => ({
+    status: 'Failed',
+    errorCode,
+    failureStatus,
+    details: maskSecrets(details),
+  });
   if (error instanceof IngestionFailure) return failed(error.code, error.message, error.failureStatus);
   if (error instanceof CsvError) return failed(error.code, error.message);
   if (error instanceof KustoError) return failed(error.code, error.detail);
-  if (error.code?.startsWith?.('Z_')) return failed('BadRequest_InvalidArchive', `The blob cannot be decompressed: ${error.message}`);
+  if (error.code?.startsWith?.('Z_'))
+    return failed('BadRequest_InvalidArchive', `The blob cannot be decompressed: ${error.message}`);
   return failed('General_InternalServerError', error.message, 'Transient');
 }
 

@@ -38,7 +38,12 @@ export class Journal {
 
   request(entry) {
     this.sequence += 1;
-    const record = { seq: this.sequence, at: new Date().toISOString(), ...entry, path: maskSecrets(entry.path) };
+    const record = {
+      seq: this.sequence,
+      at: new Date().toISOString(),
+      ...entry,
+      path: maskSecrets(entry.path),
+    };
     if (this.requests.length >= MAX_LOG) this.requests.shift();
     this.requests.push(record);
     return record;

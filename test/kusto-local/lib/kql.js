@@ -5,8 +5,20 @@ import { KustoError } from './errors.js';
 import { tokenize } from './lexer.js';
 
 const COMPARISONS = new Set(['==', '!=', '<>', '<', '<=', '>', '>=', '=~', '!~']);
-const WORD_OPERATORS = new Set(['has', 'has_cs', 'contains', 'contains_cs', 'startswith', 'startswith_cs', 'endswith',
-  'endswith_cs', 'hasprefix', 'in', 'between', 'matches']);
+const WORD_OPERATORS = new Set([
+  'has',
+  'has_cs',
+  'contains',
+  'contains_cs',
+  'startswith',
+  'startswith_cs',
+  'endswith',
+  'endswith_cs',
+  'hasprefix',
+  'in',
+  'between',
+  'matches',
+]);
 
 export class Parser {
   constructor(text) {
@@ -21,7 +33,9 @@ export class Parser {
 
   fail(what) {
     const { value, at } = this.token;
-    throw KustoError.querySyntax(`${what} expected at position ${at}${value ? `, found '${value}'` : ', found the end'}`);
+    throw KustoError.querySyntax(
+      `${what} expected at position ${at}${value ? `, found '${value}'` : ', found the end'}`,
+    );
   }
 
   is(value) {
@@ -41,7 +55,11 @@ export class Parser {
   // name · ['any name'] · ["any name"]
   name() {
     if (this.token.kind === 'name') return this.tokens[this.at++].value;
-    if (this.token.kind === 'symbol' && this.token.value === '[' && this.tokens[this.at + 1].kind === 'string') {
+    if (
+      this.token.kind === 'symbol' &&
+      this.token.value === '[' &&
+      this.tokens[this.at + 1].kind === 'string'
+    ) {
       const { value } = this.tokens[this.at + 1];
       this.at += 2;
       this.expect(']');
@@ -53,7 +71,11 @@ export class Parser {
   // A name that may hold dashes, as operators do (project-away).
   operatorName() {
     let name = this.name();
-    while (this.is('-') && this.tokens[this.at + 1].kind === 'name' && this.tokens[this.at + 1].at === this.token.end) {
+    while (
+      this.is('-') &&
+      this.tokens[this.at + 1].kind === 'name' &&
+      this.tokens[this.at + 1].at === this.token.end
+    ) {
       this.at += 1;
       name += `-${this.name()}`;
     }
@@ -61,12 +83,15 @@ export class Parser {
   }
 
   query() {
-    const source = this.source();
+    return { source: this.source(), operators: this.pipeline() };
+  }
+
+  pipeline() {
     const operators = [];
     while (this.take('|')) operators.push(this.operator());
     this.take(';');
     if (this.token.kind !== 'end') this.fail("'|' or the end");
-    return { source, operators };
+    return operators;
   }
 
   source() {
@@ -90,14 +115,28 @@ export class Parser {
   operator() {
     const kind = this.operatorName();
     switch (kind) {
-      case 'count': case 'getschema': case 'serialize': return { kind };
-      case 'take': case 'limit': return { kind: 'take', n: this.expression() };
-      case 'where': case 'filter': return { kind: 'where', test: this.expression() };
-      case 'project': case 'extend': return { kind, items: this.namedList() };
-      case 'project-away': case 'project-keep': return { kind, names: this.list(() => this.name()) };
-      case 'project-rename': return { kind, items: this.namedList() };
-      case 'distinct': return this.take('*') ? { kind, items: null } : { kind, items: this.namedList() };
-      case 'sort': case 'order':
+      case 'count':
+      case 'getschema':
+      case 'serialize':
+        return { kind };
+      case 'take':
+      case 'limit':
+        return { kind: 'take', n: this.expression() };
+      case 'where':
+      case 'filter':
+        return { kind: 'where', test: this.expression() };
+      case 'project':
+      case 'extend':
+        return { kind, items: this.namedList() };
+      case 'project-away':
+      case 'project-keep':
+        return { kind, names: this.list(() => this.name()) };
+      case 'project-rename':
+        return { kind, items: this.namedList() };
+      case 'distinct':
+        return this.take('*') ? { kind, items: null } : { kind, items: this.namedList() };
+      case 'sort':
+      case 'order':
         this.expect('by');
         return { kind: 'sort', keys: this.sortKeys() };
       case 'top': {
@@ -105,8 +144,10 @@ export class Parser {
         this.expect('by');
         return { kind, n, keys: this.sortKeys() };
       }
-      case 'summarize': return this.summarize();
-      default: throw KustoError.querySyntax(`the operator '${kind}' is not one that kusto-local knows`);
+      case 'summarize':
+        return this.summarize();
+      default:
+        throw KustoError.querySyntax(`the operator '${kind}' is not one that kusto-local knows`);
     }
   }
 
@@ -228,7 +269,8 @@ export class Parser {
   postfix() {
     let node = this.primary();
     for (;;) {
-      if (this.take('.')) node = { kind: 'member', object: node, key: { kind: 'literal', type: 'string', text: this.name() } };
+      if (this.take('.'))
+        node = { kind: 'member', object: node, key: { kind: 'literal', type: 'string', text: this.name() } };
       else if (this.take('[')) {
         node = { kind: 'member', object: node, key: this.expression() };
         this.expect(']');
@@ -239,7 +281,10 @@ export class Parser {
   primary() {
     const token = this.token;
     switch (token.kind) {
-      case 'string': case 'long': case 'real': case 'timespan':
+      case 'string':
+      case 'long':
+      case 'real':
+      case 'timespan':
         this.at += 1;
         return { kind: 'literal', type: token.kind, text: token.value };
       case 'typed':
@@ -254,8 +299,10 @@ export class Parser {
         }
         if (token.value === '[') return { kind: 'column', name: this.name() };
         return this.fail('an expression');
-      case 'name': return this.nameOrCall();
-      default: return this.fail('an expression');
+      case 'name':
+        return this.nameOrCall();
+      default:
+        return this.fail('an expression');
     }
   }
 

@@ -34,7 +34,11 @@ class KustoFace {
       reply = json(body, error.status);
       if (error.status === 401) reply.headers['WWW-Authenticate'] = this.challenge();
     }
-    reply.headers = { ...reply.headers, 'x-ms-client-request-id': clientRequestId, 'x-ms-activity-id': context.activityId };
+    reply.headers = {
+      ...reply.headers,
+      'x-ms-client-request-id': clientRequestId,
+      'x-ms-activity-id': context.activityId,
+    };
     return compressed(reply, request.headers);
   }
 
@@ -50,7 +54,11 @@ class KustoFace {
   // { db, csl, properties } of mgmt and query; properties may be text or object.
   payload(request) {
     if (!/^application\/json\b/i.test(request.headers['content-type'] ?? '')) {
-      throw new KustoError(400, 'BadRequest_UnsupportedContentType', `Content-Type '${request.headers['content-type']}' is not application/json`);
+      throw new KustoError(
+        400,
+        'BadRequest_UnsupportedContentType',
+        `Content-Type '${request.headers['content-type']}' is not application/json`,
+      );
     }
     let payload;
     try {
@@ -58,7 +66,8 @@ class KustoFace {
     } catch {
       throw KustoError.badRequest('BadRequest_MalformedRequest', 'The request body is not valid JSON');
     }
-    if (typeof payload?.csl !== 'string') throw KustoError.badRequest('BadRequest_EmptyQuery', "The request has no 'csl'");
+    if (typeof payload?.csl !== 'string')
+      throw KustoError.badRequest('BadRequest_EmptyQuery', "The request has no 'csl'");
     request.entry.db = payload.db ?? null;
     request.entry.csl = maskSecrets(payload.csl).slice(0, 4000);
     return { db: payload.db ?? 'NetDefaultDB', csl: payload.csl };
@@ -70,7 +79,11 @@ class KustoFace {
     const run = this.routeFor(method, path);
     if (!run) {
       this.caller(request);
-      return { status: 404, headers: { 'Content-Type': 'text/html' }, body: '<html><body>404 - Not found</body></html>' };
+      return {
+        status: 404,
+        headers: { 'Content-Type': 'text/html' },
+        body: '<html><body>404 - Not found</body></html>',
+      };
     }
     return run(request, context);
   }
@@ -90,7 +103,8 @@ export class EngineFace extends KustoFace {
     const stream = STREAM_PATH.exec(path);
     if (!stream) return null;
     const [database, table] = stream.slice(1).map(decodeURIComponent);
-    return async (request) => json(await streamIngest(this.service, this.caller(request), database, table, request));
+    return async (request) =>
+      json(await streamIngest(this.service, this.caller(request), database, table, request));
   }
 
   async manage(request) {
@@ -102,12 +116,15 @@ export class EngineFace extends KustoFace {
   query(request, context, write) {
     const caller = this.caller(request);
     const { db, csl } = this.payload(request);
-    if (csl.trimStart().startsWith('.')) throw KustoError.syntax('a management command was sent to the query endpoint');
+    if (csl.trimStart().startsWith('.'))
+      throw KustoError.syntax('a management command was sent to the query endpoint');
     const { config, store } = this.service;
     this.service.requireRole(caller, 'viewer', 'Read', `database '${db}'`);
     store.database(db);
     const result = runQuery(store, db, csl);
-    return json(write(result, { ...context, rowLimit: config.query_row_limit, dynamicAsText: config.dynamic_as_text }));
+    return json(
+      write(result, { ...context, rowLimit: config.query_row_limit, dynamicAsText: config.dynamic_as_text }),
+    );
   }
 }
 

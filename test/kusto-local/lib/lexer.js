@@ -7,8 +7,39 @@ const SPACE = /(?:\s|\/\/[^\n]*)+/y;
 const NUMBER = /0x[0-9a-fA-F]+|\d+\.\d+(?:[eE][+-]?\d+)?|\d+[eE][+-]?\d+|\d+(?:\.(?!\d|\.|[A-Za-z_]))?/y;
 const NAME = /[A-Za-z_$][\w$]*/y;
 const UNIT = /(?:d|h|m|s|ms|microseconds?|ticks?)\b/y;
-const SYMBOLS = ['=~', '!~', '==', '!=', '<>', '<=', '>=', '<|', '..', '|', '<', '>', '=', '(', ')', '[', ']', '{', '}', ',', '.',
-  ':', ';', '+', '-', '*', '/', '%', '@', '!', '~'];
+const SYMBOLS = [
+  '=~',
+  '!~',
+  '==',
+  '!=',
+  '<>',
+  '<=',
+  '>=',
+  '<|',
+  '..',
+  '|',
+  '<',
+  '>',
+  '=',
+  '(',
+  ')',
+  '[',
+  ']',
+  '{',
+  '}',
+  ',',
+  '.',
+  ':',
+  ';',
+  '+',
+  '-',
+  '*',
+  '/',
+  '%',
+  '@',
+  '!',
+  '~',
+];
 const TYPED = /^(?:datetime|date|timespan|time|guid|real|double|long|int|bool|decimal|dynamic)$/;
 
 export function tokenize(text) {
@@ -43,7 +74,12 @@ function next(text, at) {
     const unit = match(UNIT, text, at + number.length);
     const end = at + number.length + (unit?.length ?? 0);
     if (unit) return { kind: 'timespan', value: text.slice(at, end), at, end };
-    return { kind: /[.eE]/.test(number) && !number.startsWith('0x') ? 'real' : 'long', value: number, at, end };
+    return {
+      kind: /[.eE]/.test(number) && !number.startsWith('0x') ? 'real' : 'long',
+      value: number,
+      at,
+      end,
+    };
   }
   const name = match(NAME, text, at);
   if (name !== null) return nameOrLiteral(text, at, name);
@@ -118,7 +154,8 @@ function escapedString(text, at, quote) {
       continue;
     }
     i += 1;
-    const hex = text[i] === 'u' ? text.slice(i + 1, i + 5) : text[i] === 'x' ? text.slice(i + 1, i + 3) : null;
+    const hex =
+      text[i] === 'u' ? text.slice(i + 1, i + 5) : text[i] === 'x' ? text.slice(i + 1, i + 3) : null;
     if (hex !== null) {
       value += String.fromCharCode(parseInt(hex, 16));
       i += hex.length;

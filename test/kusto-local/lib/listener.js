@@ -16,6 +16,7 @@ export class Listener {
     Object.assign(this, { service, handler, context, streamed, label });
     this.accepted = 0;
     this.open = new Set();
+    this.blackHoles = new Set();
     const { tls } = context;
     const serve = (req, res) => this.serve(req, res);
     this.server = tls ? https.createServer(tls, serve) : http.createServer(serve);
@@ -42,6 +43,12 @@ export class Listener {
     return this;
   }
 
+  // A paused socket never learns that its client has left.
+  closeBlackHoles() {
+    for (const socket of this.blackHoles) socket.destroy();
+    this.blackHoles.clear();
+  }
+
   async close() {
     const closed = new Promise((resolve) => this.server.close(resolve));
     for (const socket of this.open) socket.destroy();
@@ -51,9 +58,21 @@ export class Listener {
   async serve(req, res) {
     const [path, query = ''] = splitTarget(req.url);
     const entry = this.context.journal.request({
-      service: this.label, method: req.method, path: req.url, status: null,
+      service: this.label,
+      method: req.method,
+      path: req.url,
+      status: null,
     });
-    const request = { service: this.service, method: req.method, path, query, headers: req.headers, req, entry, body: null };
+    const request = {
+      service: this.service,
+      method: req.method,
+      path,
+      query,
+      headers: req.headers,
+      req,
+      entry,
+      body: null,
+    };
     req.on('error', () => {});
     res.on('error', () => {});
     try {
@@ -116,6 +135,7 @@ export class Listener {
       entry.status = 'black hole';
       req.pause();
       req.socket.pause();
+      this.blackHoles.add(req.socket);
       return false;
     }
     return true;

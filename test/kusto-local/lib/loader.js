@@ -1,6 +1,7 @@
 // CSV bytes → one extent of typed rows, by the table's schema or a mapping. What
 // the real service does silently (nulling, truncating) is done as it does it, and
 // told to `report`, so that a test can demand that nothing of it happened.
+import { pipeline } from 'node:stream/promises';
 import { createGunzip } from 'node:zlib';
 import { CsvError, CsvReader } from './csv.js';
 import { plan } from './mapping.js';
@@ -12,17 +13,34 @@ export const DEFAULT_VALIDATION = { ValidationOptions: 1, ValidationImplications
 
 export class Loader {
   // report(kind, message, { column, row }); strict: rules for the product under test.
-  constructor(table, { mapping = null, validation = DEFAULT_VALIDATION, ignoreFirstRecord = false, strict = false, report = () => {}, tags, creationTime, source = '' } = {}) {
+  constructor(
+    table,
+    {
+      mapping = null,
+      validation = DEFAULT_VALIDATION,
+      ignoreFirstRecord = false,
+      strict = false,
+      report = () => {},
+      tags,
+      creationTime,
+      source = '',
+    } = {},
+  ) {
     Object.assign(this, { table, validation, ignoreFirstRecord, strict, report, source });
     this.extent = new Extent(table.columns, { tags, creationTime });
     this.sources = plan(table, mapping);
-    this.fillers = table.columns.map((column, i) => this.filler(column, this.sources[i], this.extent.columns[i]));
+    this.fillers = table.columns.map((column, i) =>
+      this.filler(column, this.sources[i], this.extent.columns[i]),
+    );
     this.expected = mapping ? 1 + Math.max(-1, ...mapping.map((m) => m.ordinal ?? -1)) : table.columns.length;
     this.fields = -1;
     this.rawBytes = 0;
-    this.reader = new CsvReader((record) => this.load(record), (kind, message) => {
-      if (strict) report(kind, message, { row: this.reader.records + 1 });
-    });
+    this.reader = new CsvReader(
+      (record) => this.load(record),
+      (kind, message) => {
+        if (strict) report(kind, message, { row: this.reader.records + 1 });
+      },
+    );
   }
 
   push(chunk) {
@@ -42,10 +60,15 @@ export class Loader {
       return;
     }
     if (this.fields < 0) this.fields = record.count;
-    if (record.count !== this.fields && Number(this.validation.ValidationOptions) === 1
-      && Number(this.validation.ValidationImplications) === 0) {
-      throw new CsvError('Stream_WrongNumberOfFields',
-        `record ${record.number} has ${record.count} fields where the first has ${this.fields}`);
+    if (
+      record.count !== this.fields &&
+      Number(this.validation.ValidationOptions) === 1 &&
+      Number(this.validation.ValidationImplications) === 0
+    ) {
+      throw new CsvError(
+        'Stream_WrongNumberOfFields',
+        `record ${record.number} has ${record.count} fields where the first has ${this.fields}`,
+      );
     }
     if (this.strict) this.checkRecord(record);
     for (const fill of this.fillers) fill(record);
@@ -54,7 +77,9 @@ export class Loader {
 
   checkRecord(record) {
     if (record.count !== this.expected) {
-      this.report('wrong_field_count', `a record has ${record.count} fields, ${this.expected} are expected`, { row: record.number });
+      this.report('wrong_field_count', `a record has ${record.count} fields, ${this.expected} are expected`, {
+        row: record.number,
+      });
     }
     if (!record.validUtf8(record.from, record.to)) {
       this.report('invalid_utf8', 'a record is not valid UTF-8', { row: record.number });
@@ -84,27 +109,38 @@ export class Loader {
   string(record, ordinal, name) {
     if (ordinal >= record.count) return '';
     if (this.strict && !record.quoted(ordinal) && !record.isEmpty(ordinal)) {
-      this.report('unquoted_string', 'a field of a string column is not quoted', { column: name, row: record.number });
+      this.report('unquoted_string', 'a field of a string column is not quoted', {
+        column: name,
+        row: record.number,
+      });
     }
     const text = record.text(ordinal);
     if (record.size(ordinal) <= STRING_LIMIT) return text;
     const bytes = Buffer.from(text);
     if (bytes.length <= STRING_LIMIT) return text;
-    this.report('string_truncated', `a string of ${bytes.length} bytes is cut to 1 MB`, { column: name, row: record.number });
+    this.report('string_truncated', `a string of ${bytes.length} bytes is cut to 1 MB`, {
+      column: name,
+      row: record.number,
+    });
     return cutUtf8(bytes, STRING_LIMIT);
   }
 
   parsed(parse, type, name, record, ordinal) {
     const text = record.text(ordinal);
     const where = { column: name, row: record.number };
-    if (type === 'dynamic' && record.size(ordinal) > DYNAMIC_LIMIT && Buffer.byteLength(text) > DYNAMIC_LIMIT) {
+    if (
+      type === 'dynamic' &&
+      record.size(ordinal) > DYNAMIC_LIMIT &&
+      Buffer.byteLength(text) > DYNAMIC_LIMIT
+    ) {
       this.report('dynamic_too_large', 'a dynamic value above 1 MiB becomes null', where);
       return null;
     }
     const value = parse(text);
     if (value !== undefined) return value;
     if (type === 'dynamic') {
-      if (this.strict) this.report('dynamic_not_json', 'a dynamic value is not JSON and is stored as a string', where);
+      if (this.strict)
+        this.report('dynamic_not_json', 'a dynamic value is not JSON and is stored as a string', where);
       return JSON.stringify(text);
     }
     this.report('silent_null', `a value is no ${type} and becomes null`, where);
@@ -134,11 +170,9 @@ function cutUtf8(bytes, limit) {
 
 // Runs a stream (gzip if compressed) through the loader; returns the extent.
 export async function loadStream(stream, loader, { compressed }) {
-  const plain = compressed ? stream.compose(gunzip()) : stream;
-  for await (const chunk of plain) loader.push(chunk);
+  const stages = compressed ? [createGunzip({ chunkSize: 256 * 1024 })] : [];
+  await pipeline(stream, ...stages, async (source) => {
+    for await (const chunk of source) loader.push(chunk);
+  });
   return loader.finish();
-}
-
-function gunzip() {
-  return createGunzip({ chunkSize: 256 * 1024 });
 }

@@ -3,7 +3,10 @@
 // v2-oauth2-client-creds-grant-flow, plus the discovery document MSAL reads.
 import { randomUUID } from 'node:crypto';
 
-const JSON_HEADERS = { 'Content-Type': 'application/json; charset=utf-8', 'Cache-Control': 'no-store, no-cache' };
+const JSON_HEADERS = {
+  'Content-Type': 'application/json; charset=utf-8',
+  'Cache-Control': 'no-store, no-cache',
+};
 const TOKEN_PATH = /^\/([^/]+)\/oauth2\/v2\.0\/token$/;
 const DISCOVERY_PATH = /^\/([^/]+)\/v2\.0\/\.well-known\/openid-configuration$/;
 const ASSERTION_TYPE = 'urn:ietf:params:oauth:client-assertion-type:jwt-bearer';
@@ -40,21 +43,40 @@ export class Login {
   token(tenant, { headers, body, path, entry }) {
     const { client, config, journal, tokens } = this.service;
     const form = parseForm(body.toString('latin1'), headers['content-type'], (message) =>
-      journal.violation('token_request_form', message, { service: 'login', path }));
+      journal.violation('token_request_form', message, { service: 'login', path }),
+    );
     if (!form) return failure(400, 'invalid_request', 900144, 'The request body is not a proper form.');
     entry.grant = form.get('grant_type');
     if (form.get('grant_type') !== 'client_credentials') {
-      return failure(400, 'unsupported_grant_type', 70003, `The app requested an unsupported grant type '${form.get('grant_type')}'.`);
+      return failure(
+        400,
+        'unsupported_grant_type',
+        70003,
+        `The app requested an unsupported grant type '${form.get('grant_type')}'.`,
+      );
     }
     if (tenant !== client.tenant) {
       return failure(400, 'invalid_request', 90002, `Tenant '${tenant}' not found.`);
     }
-    const scope = form.get('scope')?.split(' ').find((s) => s.endsWith('/.default'));
+    const scope = form
+      .get('scope')
+      ?.split(' ')
+      .find((s) => s.endsWith('/.default'));
     if (!scope) {
-      return failure(400, 'invalid_scope', 70011, `The provided value for the input parameter 'scope' is not valid.`);
+      return failure(
+        400,
+        'invalid_scope',
+        70011,
+        `The provided value for the input parameter 'scope' is not valid.`,
+      );
     }
     if (form.get('client_id') !== client.client_id) {
-      return failure(400, 'unauthorized_client', 700016, `Application with identifier '${form.get('client_id')}' was not found in the directory.`);
+      return failure(
+        400,
+        'unauthorized_client',
+        700016,
+        `Application with identifier '${form.get('client_id')}' was not found in the directory.`,
+      );
     }
     if (form.has('client_assertion')) {
       const problem = this.assertionProblem(form);
@@ -70,14 +92,19 @@ export class Login {
       token_type: 'Bearer',
       expires_in: seconds,
       ext_expires_in: seconds,
-      access_token: tokens.issue('bearer', { aud: scope.slice(0, -'/.default'.length), appid: client.client_id, tid: tenant }, lifetime),
+      access_token: tokens.issue(
+        'bearer',
+        { aud: scope.slice(0, -'/.default'.length), appid: client.client_id, tid: tenant },
+        lifetime,
+      ),
     });
   }
 
   // A federated token is checked for shape and audience; its signature is the
   // business of an issuer that is not here.
   assertionProblem(form) {
-    if (form.get('client_assertion_type') !== ASSERTION_TYPE) return 'The client_assertion_type is not valid.';
+    if (form.get('client_assertion_type') !== ASSERTION_TYPE)
+      return 'The client_assertion_type is not valid.';
     const [, claims] = form.get('client_assertion').split('.');
     try {
       const { exp, aud } = JSON.parse(Buffer.from(claims ?? '', 'base64url').toString('utf8'));
@@ -99,7 +126,8 @@ function parseForm(text, contentType, violation) {
   const form = new Map();
   for (const pair of text.split('&')) {
     const [name, value, ...more] = pair.split('=');
-    const broken = value === undefined || more.length > 0 || !/^(?:[A-Za-z0-9*._~+-]|%[0-9A-Fa-f]{2})*$/.test(value);
+    const broken =
+      value === undefined || more.length > 0 || !/^(?:[A-Za-z0-9*._~+-]|%[0-9A-Fa-f]{2})*$/.test(value);
     if (broken) {
       violation(`the field ${name} of the token request is not percent-encoded`);
       return null;

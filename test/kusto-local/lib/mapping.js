@@ -2,8 +2,14 @@
 import { KustoError } from './errors.js';
 import { typeNamed } from './types.js';
 
-const TRANSFORMS = new Set(['sourcelocation', 'sourcelinenumber', 'datetimefromunixseconds', 'datetimefromunixmilliseconds',
-  'datetimefromunixmicroseconds', 'datetimefromunixnanoseconds']);
+const TRANSFORMS = new Set([
+  'sourcelocation',
+  'sourcelinenumber',
+  'datetimefromunixseconds',
+  'datetimefromunixmilliseconds',
+  'datetimefromunixmicroseconds',
+  'datetimefromunixnanoseconds',
+]);
 
 function lowerKeys(object) {
   return Object.fromEntries(Object.entries(object ?? {}).map(([k, v]) => [k.toLowerCase(), v]));
@@ -18,7 +24,10 @@ export function parseMapping(text) {
     throw KustoError.badRequest('BadRequest_InvalidMapping', 'The ingestion mapping is not valid JSON');
   }
   if (!Array.isArray(items) || items.length === 0) {
-    throw KustoError.badRequest('BadRequest_InvalidMapping', 'The ingestion mapping is not a non-empty array');
+    throw KustoError.badRequest(
+      'BadRequest_InvalidMapping',
+      'The ingestion mapping is not a non-empty array',
+    );
   }
   return items.map(parseItem);
 }
@@ -27,12 +36,14 @@ function parseItem(item) {
   const outer = lowerKeys(item);
   const inner = { ...outer, ...lowerKeys(outer.properties) };
   const column = outer.column ?? outer.name;
-  const bad = (why) => KustoError.badRequest('BadRequest_InvalidMapping', `The ingestion mapping of column '${column}' ${why}`);
+  const bad = (why) =>
+    KustoError.badRequest('BadRequest_InvalidMapping', `The ingestion mapping of column '${column}' ${why}`);
   if (typeof column !== 'string' || !column) throw bad('has no column name');
   const type = outer.datatype ? typeNamed(outer.datatype) : null;
   if (outer.datatype && !type) throw bad(`names the unknown type '${outer.datatype}'`);
   const transform = inner.transform ? String(inner.transform).toLowerCase() : null;
-  if (transform && transform !== 'none' && !TRANSFORMS.has(transform)) throw bad(`names the unknown transform '${inner.transform}'`);
+  if (transform && transform !== 'none' && !TRANSFORMS.has(transform))
+    throw bad(`names the unknown transform '${inner.transform}'`);
   if (inner.constvalue !== undefined && inner.constvalue !== null) {
     return { column, type, ordinal: null, constant: String(inner.constvalue), transform };
   }
@@ -50,11 +61,16 @@ export function plan(table, mapping) {
   for (const item of mapping) {
     const index = table.columnIndex(item.column);
     if (index < 0) {
-      throw KustoError.badRequest('BadRequest_InvalidMapping', `The ingestion mapping names column '${item.column}', which table '${table.name}' does not have`);
+      throw KustoError.badRequest(
+        'BadRequest_InvalidMapping',
+        `The ingestion mapping names column '${item.column}', which table '${table.name}' does not have`,
+      );
     }
     if (item.type && item.type !== table.columns[index].type) {
-      throw KustoError.badRequest('BadRequest_InconsistentMapping',
-        `The ingestion mapping gives column '${item.column}' the type '${item.type}', the table '${table.columns[index].type}'`);
+      throw KustoError.badRequest(
+        'BadRequest_InconsistentMapping',
+        `The ingestion mapping gives column '${item.column}' the type '${item.type}', the table '${table.columns[index].type}'`,
+      );
     }
     sources[index] = item;
   }

@@ -4,7 +4,10 @@ const RULES = [
   [/([?&;]|%3[fF]|%26)(sig|se|sv|st|sp|sr|tn|skoid)=[^&\s"'<>;]*/g, '$1$2=…'],
   [/\bBearer\s+[A-Za-z0-9._~+/=-]+/g, 'Bearer …'],
   [/\beyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*/g, '…'],
-  [/(client_secret|client_assertion|access_token|authorizationContext)(["']?\s*[:=]\s*["']?)[^&"'\s,}]+/gi, '$1$2…'],
+  [
+    /(client_secret|client_assertion|access_token|authorizationContext)(["']?\s*[:=]\s*["']?)[^&"'\s,}]+/gi,
+    '$1$2…',
+  ],
 ];
 
 export function maskSecrets(text) {

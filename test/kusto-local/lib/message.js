@@ -18,7 +18,10 @@ const is = {
   uuid: (v) => (typeof v === 'string' && UUID.test(v) ? null : 'must be a uuid'),
   size: (v) => (Number.isSafeInteger(v) && v >= 0 ? null : 'must be a non-negative integer'),
   instant: (v) => (typeof v === 'string' && INSTANT.test(v) ? null : 'must be an ISO 8601 time'),
-  choice: (names) => (v) => (names.includes(v) || (Number.isInteger(v) && names[v]) ? null : `must be one of ${names.join(', ')} or its number`),
+  choice: (names) => (v) =>
+    names.includes(v) || (Number.isInteger(v) && names[v])
+      ? null
+      : `must be one of ${names.join(', ')} or its number`,
   object: (v) => (v && typeof v === 'object' && !Array.isArray(v) ? null : 'must be an object'),
   jsonText: (check, what) => (v) => {
     if (typeof v !== 'string') return `must be a string that holds ${what}`;
@@ -30,10 +33,18 @@ const is = {
   },
 };
 
-const stringArray = is.jsonText((v) => Array.isArray(v) && v.every((s) => typeof s === 'string'), 'a JSON array of strings');
-const objectArray = is.jsonText((v) => Array.isArray(v) && v.length > 0 && v.every((o) => o && typeof o === 'object'), 'a JSON array of objects');
-const policy = is.jsonText((v) => [0, 1, 2].includes(v?.ValidationOptions) && [0, 1].includes(v?.ValidationImplications),
-  'an object with ValidationOptions and ValidationImplications');
+const stringArray = is.jsonText(
+  (v) => Array.isArray(v) && v.every((s) => typeof s === 'string'),
+  'a JSON array of strings',
+);
+const objectArray = is.jsonText(
+  (v) => Array.isArray(v) && v.length > 0 && v.every((o) => o && typeof o === 'object'),
+  'a JSON array of objects',
+);
+const policy = is.jsonText(
+  (v) => [0, 1, 2].includes(v?.ValidationOptions) && [0, 1].includes(v?.ValidationImplications),
+  'an object with ValidationOptions and ValidationImplications',
+);
 
 // PascalCase name → [check, required]
 const FIELDS = {
@@ -54,7 +65,11 @@ const FIELDS = {
   AdditionalProperties: [is.object, true],
 };
 
-const STATUS_FIELDS = { TableConnectionString: [is.text, true], PartitionKey: [is.text, true], RowKey: [is.text, true] };
+const STATUS_FIELDS = {
+  TableConnectionString: [is.text, true],
+  PartitionKey: [is.text, true],
+  RowKey: [is.text, true],
+};
 
 // Of these the service knows the lowerCamelCase form only; ValidationPolicy is
 // the exception that SDKs write either way.
@@ -68,7 +83,10 @@ const PROPERTIES = {
   ingestionMappingType: [(v) => (MAPPING_TYPES.has(v) ? null : 'must be a mapping kind such as Csv'), false],
   validationPolicy: [policy, false],
   ValidationPolicy: [policy, false],
-  ignoreFirstRecord: [(v) => (typeof v === 'boolean' || v === 'true' || v === 'false' ? null : 'must be a boolean'), false],
+  ignoreFirstRecord: [
+    (v) => (typeof v === 'boolean' || v === 'true' || v === 'false' ? null : 'must be a boolean'),
+    false,
+  ],
   creationTime: [is.instant, false],
   zipPattern: [is.text, false],
 };
@@ -77,7 +95,8 @@ const camel = (name) => name[0].toLowerCase() + name.slice(1);
 
 // Queue text → object; what is not even that is a corrupted message.
 export function decodeMessage(text) {
-  if (text.length > ENCODED_LIMIT) throw new MessageError(`the message has ${text.length} bytes, 64 KiB are allowed`);
+  if (text.length > ENCODED_LIMIT)
+    throw new MessageError(`the message has ${text.length} bytes, 64 KiB are allowed`);
   if (!BASE64.test(text)) throw new MessageError('the message is not base64');
   let object;
   try {
@@ -90,7 +109,12 @@ export function decodeMessage(text) {
 }
 
 function checkFields(object, fields, place, say) {
-  const names = new Map(Object.keys(fields).flatMap((f) => [[f, f], [camel(f), f]]));
+  const names = new Map(
+    Object.keys(fields).flatMap((f) => [
+      [f, f],
+      [camel(f), f],
+    ]),
+  );
   const cases = new Set();
   const seen = new Set();
   for (const [key, value] of Object.entries(object)) {
@@ -117,7 +141,11 @@ export function checkStrictly(object, say) {
   checkFields(object, FIELDS, 'the message', say);
   const message = normalise(object);
   if (message.properties) {
-    const known = Object.fromEntries(Object.keys(message.properties).filter((k) => !PROPERTIES[k]).map((k) => [k, 1]));
+    const known = Object.fromEntries(
+      Object.keys(message.properties)
+        .filter((k) => !PROPERTIES[k])
+        .map((k) => [k, 1]),
+    );
     for (const key of Object.keys(known)) say(`AdditionalProperties has the unknown key ${key}`);
     for (const [key, [check, required]] of Object.entries(PROPERTIES)) {
       const value = message.properties[key];
@@ -130,7 +158,8 @@ export function checkStrictly(object, say) {
     }
     const { ingestionMapping, ingestionMappingReference, ingestionMappingType } = message.properties;
     if (ingestionMapping && ingestionMappingReference) say('both kinds of mapping are given');
-    if ((ingestionMapping || ingestionMappingReference) && !ingestionMappingType) say('a mapping is given without ingestionMappingType');
+    if ((ingestionMapping || ingestionMappingReference) && !ingestionMappingType)
+      say('a mapping is given without ingestionMappingType');
   }
   const wantsTable = message.reportMethod === 1 || message.reportMethod === 2;
   if (message.status) checkFields(message.rawStatus, STATUS_FIELDS, 'IngestionStatusInTable', say);
@@ -162,7 +191,10 @@ const truthy = (v) => v === true || String(v).toLowerCase() === 'true';
 // As leniently as the service reads: any case of keys, numbers and booleans as text.
 export function normalise(object) {
   const m = lowerKeys(object);
-  const status = m.ingestionstatusintable && typeof m.ingestionstatusintable === 'object' ? lowerKeys(m.ingestionstatusintable) : null;
+  const status =
+    m.ingestionstatusintable && typeof m.ingestionstatusintable === 'object'
+      ? lowerKeys(m.ingestionstatusintable)
+      : null;
   const size = m.rawdatasize === null || m.rawdatasize === undefined ? null : Number(m.rawdatasize);
   return {
     id: m.id,
@@ -178,7 +210,11 @@ export function normalise(object) {
     clientVersion: m.clientversionfortracing ?? '',
     rawStatus: m.ingestionstatusintable,
     status: status?.tableconnectionstring
-      ? { url: status.tableconnectionstring, partitionKey: String(status.partitionkey), rowKey: String(status.rowkey) }
+      ? {
+          url: status.tableconnectionstring,
+          partitionKey: String(status.partitionkey),
+          rowKey: String(status.rowkey),
+        }
       : null,
     properties: m.additionalproperties ?? null,
   };

@@ -9,7 +9,11 @@ export function authMetadata({ config, urls }) {
     case 'null':
       return { status: 200, headers, body: '{"AzureAD":null}' };
     case 'missing':
-      return { status: 404, headers: { 'Content-Type': 'text/html' }, body: '<html><body>404 - not found</body></html>' };
+      return {
+        status: 404,
+        headers: { 'Content-Type': 'text/html' },
+        body: '<html><body>404 - not found</body></html>',
+      };
     case 'empty':
       return { status: 200, headers, body: '{}' };
     default: {

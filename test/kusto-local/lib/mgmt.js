@@ -30,7 +30,11 @@ export class DataManagementCommands {
     }
     if (GET_IDENTITY.test(csl)) {
       service.requireRole(caller, 'ingestor', 'Ingest', "'any database'");
-      const token = service.tokens.issue('identity', { principal: caller.principal }, service.config.identity_token_lifetime);
+      const token = service.tokens.issue(
+        'identity',
+        { principal: caller.principal },
+        service.config.identity_token_lifetime,
+      );
       return tableOf('AuthorizationContext', [[token]]);
     }
     if (SHOW_VERSION.test(csl)) return versionTable('DataManagement');
@@ -43,7 +47,10 @@ export class DataManagementCommands {
     this.asked += 1;
     const rows = shuffled(this.resourceRows());
     if (this.asked % 2 === 0) {
-      return tableOf('StorageRoot, ResourceTypeName', rows.map(([type, root]) => [root, type]));
+      return tableOf(
+        'StorageRoot, ResourceTypeName',
+        rows.map(([type, root]) => [root, type]),
+      );
     }
     return tableOf('ResourceTypeName, StorageRoot', rows);
   }
@@ -57,7 +64,8 @@ export class DataManagementCommands {
       const { blob, queue, table } = account.urls;
       const add = (type, base, service, name) =>
         rows.push([type, `${base}/${name}?${serviceSas(account, service, name, life)}`]);
-      for (const name of account.queues) add('SecuredReadyForAggregationQueue', `${queue}/${account.name}`, 'queue', name);
+      for (const name of account.queues)
+        add('SecuredReadyForAggregationQueue', `${queue}/${account.name}`, 'queue', name);
       add('FailedIngestionsQueue', `${queue}/${account.name}`, 'queue', account.failedQueue);
       add('SuccessfulIngestionsQueue', `${queue}/${account.name}`, 'queue', account.successQueue);
       // Without the account in the path: the form that the SDK's table client takes.

@@ -20,7 +20,10 @@ export function tableRelation(table) {
 }
 
 export function printRelation(items) {
-  const compiled = items.map((item, i) => ({ name: item.name ?? `print_${i}`, ...compile(item.expression, [], 'print') }));
+  const compiled = items.map((item, i) => ({
+    name: item.name ?? `print_${i}`,
+    ...compile(item.expression, [], 'print'),
+  }));
   return {
     columns: compiled.map(({ name, type }) => ({ name, type })),
     rows: () => [compiled.map((c) => c.run([]))],
@@ -33,7 +36,8 @@ export function apply(input, operator) {
 
 function constantCount(node, where) {
   const value = compile(node, [], where).run([]);
-  if (typeof value !== 'bigint' || value < 0n) throw KustoError.semantic(`'${where}' operator: the number of rows must be a non-negative integer`);
+  if (typeof value !== 'bigint' || value < 0n)
+    throw KustoError.semantic(`'${where}' operator: the number of rows must be a non-negative integer`);
   return Number(value);
 }
 
@@ -72,7 +76,10 @@ function indexOf(columns, name, where) {
 
 function keepColumns(input, keep) {
   const kept = input.columns.map((_, i) => i).filter((i) => keep(input.columns[i]));
-  return { columns: kept.map((i) => input.columns[i]), rows: () => map(input.rows(), (row) => kept.map((i) => row[i])) };
+  return {
+    columns: kept.map((i) => input.columns[i]),
+    rows: () => map(input.rows(), (row) => kept.map((i) => row[i])),
+  };
 }
 
 function extend(input, { items }) {
@@ -88,11 +95,12 @@ function extend(input, { items }) {
   }
   return {
     columns,
-    rows: () => map(input.rows(), (row) => {
-      const out = row.slice();
-      for (const { at, run } of steps) out[at] = run(out);
-      return out;
-    }),
+    rows: () =>
+      map(input.rows(), (row) => {
+        const out = row.slice();
+        for (const { at, run } of steps) out[at] = run(out);
+        return out;
+      }),
   };
 }
 
@@ -145,7 +153,9 @@ function summarize(input, { aggregates, by }) {
   const keys = compileItems(by, input.columns, 'summarize');
   const folds = aggregates.map(({ name, expression }) => {
     if (expression.kind !== 'call' || !AGGREGATES[expression.name]) {
-      throw KustoError.semantic(`'summarize' operator: '${expression.name ?? expression.kind}' is not an aggregate that kusto-local knows`);
+      throw KustoError.semantic(
+        `'summarize' operator: '${expression.name ?? expression.kind}' is not an aggregate that kusto-local knows`,
+      );
     }
     const args = expression.args.map((a) => compile(a, input.columns, 'summarize'));
     return { name: name ?? aggregateName(expression), ...AGGREGATES[expression.name](args) };
@@ -189,7 +199,8 @@ const OPERATORS = {
   },
   where(input, { test }) {
     const compiled = compile(test, input.columns, 'where');
-    if (compiled.type !== 'bool') throw KustoError.semantic("'where' operator: the predicate must be of type bool");
+    if (compiled.type !== 'bool')
+      throw KustoError.semantic("'where' operator: the predicate must be of type bool");
     return {
       columns: input.columns,
       *rows() {
@@ -199,7 +210,10 @@ const OPERATORS = {
   },
   project(input, { items }) {
     const compiled = compileItems(items, input.columns, 'project');
-    return { columns: shape(compiled), rows: () => map(input.rows(), (row) => compiled.map((c) => c.run(row))) };
+    return {
+      columns: shape(compiled),
+      rows: () => map(input.rows(), (row) => compiled.map((c) => c.run(row))),
+    };
   },
   extend,
   'project-away'(input, { names }) {
@@ -212,7 +226,8 @@ const OPERATORS = {
   },
   'project-rename'(input, { items }) {
     const columns = input.columns.map((c) => ({ ...c }));
-    for (const { name, expression } of items) columns[indexOf(columns, expression.name, 'project-rename')].name = name;
+    for (const { name, expression } of items)
+      columns[indexOf(columns, expression.name, 'project-rename')].name = name;
     return { columns, rows: input.rows };
   },
   distinct,
@@ -227,8 +242,12 @@ const OPERATORS = {
   },
   summarize,
   getschema: (input) => ({
-    columns: [{ name: 'ColumnName', type: 'string' }, { name: 'ColumnOrdinal', type: 'int' },
-      { name: 'DataType', type: 'string' }, { name: 'ColumnType', type: 'string' }],
+    columns: [
+      { name: 'ColumnName', type: 'string' },
+      { name: 'ColumnOrdinal', type: 'int' },
+      { name: 'DataType', type: 'string' },
+      { name: 'ColumnType', type: 'string' },
+    ],
     rows: () => input.columns.map((c, i) => [c.name, i, CLR_FULL[c.type], c.type]),
   }),
 };

@@ -14,7 +14,8 @@ export class StorageProxy {
     Object.assign(this, { account, service, upstreamPort, onWrite });
     this.agent = new http.Agent({ keepAlive: true, maxSockets: 64 });
     this.listener = new Listener(service, (request) => this.forward(request), context, {
-      streamed: true, label: service,
+      streamed: true,
+      label: service,
     });
   }
 
@@ -40,12 +41,17 @@ export class StorageProxy {
     const { req, method, path, query } = request;
     request.entry.account = this.account.name;
     const upstream = http.request({
-      host: '127.0.0.1', port: this.upstreamPort, method, agent: this.agent,
+      host: '127.0.0.1',
+      port: this.upstreamPort,
+      method,
+      agent: this.agent,
       path: this.upstreamPath(path) + (query ? `?${query}` : ''),
       headers: endToEnd(req.rawHeaders),
     });
     const responded = once(upstream, 'response');
     responded.catch(() => {});
+    // An error after the response began shows in the response itself.
+    upstream.on('error', () => {});
     if (request.body) upstream.end(request.body);
     else {
       try {

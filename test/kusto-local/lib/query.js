@@ -14,7 +14,9 @@ export function runQuery(store, database, text) {
     const table = store.findTable(home, source.name);
     if (!table) {
       const where = operators[0] ? `'${operators[0].kind}' operator: ` : '';
-      throw KustoError.semantic(`${where}Failed to resolve table or column expression named '${source.name}'`);
+      throw KustoError.semantic(
+        `${where}Failed to resolve table or column expression named '${source.name}'`,
+      );
     }
     relation = tableRelation(table);
   }

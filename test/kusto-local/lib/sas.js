@@ -9,7 +9,9 @@ const PERMISSIONS = { blob: 'rwd', queue: 'raup', table: 'rau' };
 const seconds = (date) => `${date.toISOString().slice(0, 19)}Z`;
 
 function signed(key, lines, params) {
-  const signature = createHmac('sha256', Buffer.from(key, 'base64')).update(lines.join('\n'), 'utf8').digest('base64');
+  const signature = createHmac('sha256', Buffer.from(key, 'base64'))
+    .update(lines.join('\n'), 'utf8')
+    .digest('base64');
   return [...params, ['sig', signature]].map(([k, v]) => `${k}=${encodeURIComponent(v)}`).join('&');
 }
 
@@ -20,9 +22,17 @@ export function serviceSas(account, service, name, lifetimeSeconds, now = Date.n
   const sp = PERMISSIONS[service];
   const resource = `/${service}/${account.name}/${name}`;
   const head = [sp, st, se, resource, '', '', '', VERSION];
-  const params = [['sv', VERSION], ['st', st], ['se', se]];
+  const params = [
+    ['sv', VERSION],
+    ['st', st],
+    ['se', se],
+  ];
   if (service === 'blob') {
-    return signed(account.key, [...head, 'c', '', '', '', '', '', '', ''], [...params, ['sr', 'c'], ['sp', sp]]);
+    return signed(
+      account.key,
+      [...head, 'c', '', '', '', '', '', '', ''],
+      [...params, ['sr', 'c'], ['sp', sp]],
+    );
   }
   if (service === 'table') {
     return signed(account.key, [...head, '', '', '', ''], [...params, ['tn', name], ['sp', sp]]);
@@ -36,6 +46,13 @@ export function accountSas(account, now = Date.now()) {
   const se = seconds(new Date(now + 30 * 86_400_000));
   const [sp, ss, srt] = ['rwdlacup', 'bqt', 'sco'];
   const lines = [account.name, sp, ss, srt, st, se, '', '', VERSION, '', ''];
-  const params = [['sv', VERSION], ['ss', ss], ['srt', srt], ['sp', sp], ['st', st], ['se', se]];
+  const params = [
+    ['sv', VERSION],
+    ['ss', ss],
+    ['srt', srt],
+    ['sp', sp],
+    ['st', st],
+    ['se', se],
+  ];
   return signed(account.key, lines, params);
 }

@@ -43,7 +43,10 @@ export class Table {
     for (const { name, type } of columns) {
       const known = this.columns.find((c) => c.name === name);
       if (known && known.type !== type) {
-        throw KustoError.badRequest('BadRequest_SchemaMismatch', `Column '${name}' has type '${known.type}' and cannot be merged as '${type}'`);
+        throw KustoError.badRequest(
+          'BadRequest_SchemaMismatch',
+          `Column '${name}' has type '${known.type}' and cannot be merged as '${type}'`,
+        );
       }
       if (!known) this.columns.push({ name, type });
     }
@@ -110,8 +113,13 @@ export class Store {
 function checkColumns(columns) {
   const seen = new Set();
   for (const { name } of columns) {
-    if (seen.has(name)) throw KustoError.badRequest('BadRequest_DuplicateColumn', `Column '${name}' appears more than once`);
-    if (name.length > 1024) throw KustoError.badRequest('BadRequest_EntityNameIsNotValid', 'a column name has more than 1024 characters');
+    if (seen.has(name))
+      throw KustoError.badRequest('BadRequest_DuplicateColumn', `Column '${name}' appears more than once`);
+    if (name.length > 1024)
+      throw KustoError.badRequest(
+        'BadRequest_EntityNameIsNotValid',
+        'a column name has more than 1024 characters',
+      );
     seen.add(name);
   }
 }

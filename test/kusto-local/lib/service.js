@@ -35,7 +35,9 @@ export class Service {
     this.store = new Store(['NetDefaultDB', ...databases]);
     // Characters that must be percent-encoded in a form, as real secrets have.
     this.client = {
-      tenant: randomUUID(), client_id: randomUUID(), client_secret: `${randomBytes(12).toString('hex')}~+=&%/${randomBytes(8).toString('hex')}`,
+      tenant: randomUUID(),
+      client_id: randomUUID(),
+      client_secret: `${randomBytes(12).toString('hex')}~+=&%/${randomBytes(8).toString('hex')}`,
     };
     this.principal = `aadapp=${this.client.client_id};${this.client.tenant}`;
     this.identityHeader = randomUUID();
@@ -60,9 +62,17 @@ export class Service {
     this.control = new Control(this);
     this.azurite = await startAzurite(this.accounts, { stateDir: this.stateDir, onExit: this.onStorageExit });
     this.storage = new Storage(this.azurite.ports);
-    this.proxies = this.accounts.flatMap((account) => SERVICES.map((service) =>
-      new StorageProxy(account, service, this.azurite.ports[service], context, (...change) => this.onWrite(...change))));
-    await Promise.all([...Object.values(this.listeners), this.discard, this.control, ...this.proxies].map((l) => l.listen()));
+    this.proxies = this.accounts.flatMap((account) =>
+      SERVICES.map(
+        (service) =>
+          new StorageProxy(account, service, this.azurite.ports[service], context, (...change) =>
+            this.onWrite(...change),
+          ),
+      ),
+    );
+    await Promise.all(
+      [...Object.values(this.listeners), this.discard, this.control, ...this.proxies].map((l) => l.listen()),
+    );
     for (const [name, listener] of Object.entries(this.listeners)) this.urls[name] = listener.url;
     for (const proxy of this.proxies) proxy.account.urls[proxy.service] = proxy.url;
     await Promise.all(this.accounts.map((account) => this.createResources(account)));
@@ -73,7 +83,9 @@ export class Service {
   async createResources(account) {
     await Promise.all([
       ...account.containers.map((name) => this.storage.createContainer(account, name)),
-      ...[...account.queues, account.failedQueue, account.successQueue].map((name) => this.storage.createQueue(account, name)),
+      ...[...account.queues, account.failedQueue, account.successQueue].map((name) =>
+        this.storage.createQueue(account, name),
+      ),
       this.storage.createTable(account, account.statusTable),
     ]);
   }
@@ -101,6 +113,7 @@ export class Service {
       resource: RESOURCE_ID,
       databases: this.store.initial,
       pid: process.pid,
+      storage_pid: this.azurite.pid,
     };
   }
 
@@ -108,7 +121,7 @@ export class Service {
     if (service === 'queue' && method === 'POST' && path.endsWith('/messages')) this.ingestion.ring();
   }
 
-  * queues() {
+  *queues() {
     for (const account of this.accounts) for (const queue of account.queues) yield { account, queue };
   }
 
@@ -137,9 +150,11 @@ export class Service {
 
   authenticate(authorization) {
     if (this.config.auth === 'none') return { principal: this.principal };
-    const unauthorized = (why) => new KustoError(401, 'Unauthorized', why, {
-      type: 'Kusto.Common.Svc.Exceptions.UnauthorizedException', message: 'Unauthorized',
-    });
+    const unauthorized = (why) =>
+      new KustoError(401, 'Unauthorized', why, {
+        type: 'Kusto.Common.Svc.Exceptions.UnauthorizedException',
+        message: 'Unauthorized',
+      });
     const [, token] = /^Bearer (\S+)$/.exec(authorization ?? '') ?? [];
     if (!token) throw unauthorized('The request has no bearer token');
     let claims;
@@ -150,18 +165,29 @@ export class Service {
       throw error;
     }
     const audiences = [RESOURCE_ID, this.urls.engine, this.urls.ingest];
-    if (!audiences.includes(claims.aud.replace(/\/$/, ''))) throw unauthorized(`The token's audience '${claims.aud}' is not this service`);
+    if (!audiences.includes(claims.aud.replace(/\/$/, '')))
+      throw unauthorized(`The token's audience '${claims.aud}' is not this service`);
     return { principal: this.principal };
   }
 
+  hasRole(role) {
+    return this.config.roles.includes(role) || this.config.roles.includes('admin');
+  }
+
   requireRole(caller, role, operation, entity) {
-    if (caller.unchecked) return;
-    const has = this.config.roles.includes(role) || this.config.roles.includes('admin');
-    if (!has) throw KustoError.forbidden(caller.principal, operation, entity);
+    if (!caller.unchecked && !this.hasRole(role))
+      throw KustoError.forbidden(caller.principal, operation, entity);
+  }
+
+  // All HTTP listeners but the control one.
+  faultyListeners() {
+    const proxied = this.proxies.map((p) => [`${p.account.name}.${p.service}`, p.listener]);
+    return [...Object.entries(this.listeners), ...proxied, ['discard', this.discard.listener]];
   }
 
   async reset() {
     this.faults.clear();
+    for (const [, listener] of this.faultyListeners()) listener.closeBlackHoles();
     Object.assign(this.config, makeConfig(this.initialConfig));
     await this.ingestion.drop();
     await Promise.all(this.accounts.map((account) => this.emptyAccount(account)));
@@ -177,23 +203,24 @@ export class Service {
     await Promise.all(queues.map((queue) => this.storage.clearQueue(account, queue)));
     for (const container of account.containers) {
       for (const blob of await this.storage.listBlobs(account, container)) {
-        if (blob.committed) await this.storage.deleteBlob(account, container, blob.name);
+        if (!blob.committed) await this.storage.dropBlocks(account, container, blob.name);
+        await this.storage.deleteBlob(account, container, blob.name);
       }
     }
   }
 
   async blobs() {
-    const lists = await Promise.all(this.accounts.flatMap((account) =>
-      account.containers.map((container) => this.storage.listBlobs(account, container))));
+    const lists = await Promise.all(
+      this.accounts.flatMap((account) =>
+        account.containers.map((container) => this.storage.listBlobs(account, container)),
+      ),
+    );
     return lists.flat();
   }
 
   connections() {
-    const count = (l) => ({ open: l.open.size, accepted: l.accepted });
-    const all = Object.entries(this.listeners).map(([name, l]) => [name, count(l)]);
-    for (const p of this.proxies) all.push([`${p.account.name}.${p.service}`, count(p.listener)]);
-    all.push(['discard', count(this.discard.listener)]);
-    return Object.fromEntries(all);
+    const count = ([name, l]) => [name, { open: l.open.size, accepted: l.accepted }];
+    return Object.fromEntries(this.faultyListeners().map(count));
   }
 }
 

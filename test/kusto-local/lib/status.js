@@ -25,16 +25,28 @@ export class StatusReporter {
     if (!status) return;
     const target = this.service.resolve('table', status.url);
     if (!target) {
-      this.service.journal.violation('status_table_unusable', 'the status table of a message is none of this service', { path: withoutQuery(status.url) });
+      this.service.journal.violation(
+        'status_table_unusable',
+        'the status table of a message is none of this service',
+        { path: withoutQuery(status.url) },
+      );
       return;
     }
     // Some SDKs give the service's URL; the SAS names the table then.
     const named = new URLSearchParams(target.query).get('tn');
     const path = target.path.split('/').length > 2 ? target.path : `${target.path}/${named}`;
     try {
-      await this.service.storage.mergeEntity(path, target.query, status.partitionKey, status.rowKey, entity(message, outcome));
+      await this.service.storage.mergeEntity(
+        path,
+        target.query,
+        status.partitionKey,
+        status.rowKey,
+        entity(message, outcome),
+      );
     } catch (error) {
-      this.service.journal.violation('status_table_unusable', `writing the status failed: ${error.message}`, { path: withoutQuery(status.url) });
+      this.service.journal.violation('status_table_unusable', `writing the status failed: ${error.message}`, {
+        path: withoutQuery(status.url),
+      });
     }
   }
 
@@ -70,7 +82,12 @@ export function now() {
 
 function entity(message, outcome) {
   const failure = outcome.errorCode
-    ? { ErrorCode: outcome.errorCode, FailureStatus: outcome.failureStatus, Details: outcome.details ?? '', OriginatesFromUpdatePolicy: false }
+    ? {
+        ErrorCode: outcome.errorCode,
+        FailureStatus: outcome.failureStatus,
+        Details: outcome.details ?? '',
+        OriginatesFromUpdatePolicy: false,
+      }
     : {};
   return {
     Status: outcome.status,

@@ -29,9 +29,15 @@ export class Storage {
   async open(service, method, target, { headers = {}, body } = {}) {
     const bytes = body === undefined ? null : Buffer.from(body);
     const req = http.request({
-      host: '127.0.0.1', port: this.ports[service], method, path: target, agent: this.agent,
+      host: '127.0.0.1',
+      port: this.ports[service],
+      method,
+      path: target,
+      agent: this.agent,
       headers: { 'x-ms-version': API_VERSION, 'Content-Length': bytes?.length ?? 0, ...headers },
     });
+    // An error after the response began shows in the response itself.
+    req.on('error', () => {});
     req.end(bytes ?? undefined);
     const [res] = await once(req, 'response');
     if (res.statusCode >= 200 && res.statusCode < 300) return res;
@@ -67,20 +73,35 @@ export class Storage {
     });
   }
 
+  // Azurite marks uncommitted blobs with nothing, so they are what only the
+  // longer list has.
   async listBlobs(account, container) {
-    const query = 'restype=container&comp=list&include=uncommittedblobs';
-    const xml = await this.admin(account, 'blob', 'GET', `/${container}`, query);
-    return elements(xml, 'Blob').map((blob) => ({
+    const list = async (include) =>
+      elements(
+        await this.admin(account, 'blob', 'GET', `/${container}`, `restype=container&comp=list${include}`),
+        'Blob',
+      );
+    const [all, committed] = [await list('&include=uncommittedblobs'), await list('')];
+    const names = new Set(committed.map((blob) => element(blob, 'Name')));
+    return all.map((blob) => ({
       account: account.name,
       container,
       name: element(blob, 'Name'),
       size: Number(element(blob, 'Content-Length') ?? 0),
-      committed: element(blob, 'Content-Length') !== null && !/<Committed>false/.test(blob),
+      committed: names.has(element(blob, 'Name')),
     }));
   }
 
   deleteBlob(account, container, name) {
     return this.admin(account, 'blob', 'DELETE', `/${container}/${encodeURIComponent(name)}`);
+  }
+
+  // Uncommitted blocks cannot be deleted; an empty block list drops them.
+  dropBlocks(account, container, name) {
+    return this.admin(account, 'blob', 'PUT', `/${container}/${encodeURIComponent(name)}`, 'comp=blocklist', {
+      headers: { 'Content-Type': 'application/xml' },
+      body: '<?xml version="1.0" encoding="utf-8"?><BlockList></BlockList>',
+    });
   }
 
   async receive(account, queue) {

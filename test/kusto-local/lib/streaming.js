@@ -8,19 +8,25 @@ import { Loader } from './loader.js';
 import { v1Management, tableOf } from './result.js';
 
 const TYPE = 'Kusto.DataNode.Exceptions.StreamingIngestionRequestException';
-const RESULT_SCHEMA = 'ConsumedRecordsCount:long, UpdatePolicyStatus, UpdatePolicyFailureCode, UpdatePolicyFailureReason';
+const RESULT_SCHEMA =
+  'ConsumedRecordsCount:long, UpdatePolicyStatus, UpdatePolicyFailureCode, UpdatePolicyFailureReason';
 
 export async function streamIngest(service, caller, database, tableName, request) {
   const { store, config } = service;
   service.requireRole(caller, 'ingestor', 'Ingest', `table '${tableName}'`);
   const table = store.table(database, tableName);
   if (!streamingEnabled(config, table)) {
-    throw new KustoError(404, 'NotFound_StreamingIngestionPolicy',
-      `Streaming ingestion policy is not enabled for table ${database}.${tableName}`, { type: TYPE });
+    throw new KustoError(
+      404,
+      'NotFound_StreamingIngestionPolicy',
+      `Streaming ingestion policy is not enabled for table ${database}.${tableName}`,
+      { type: TYPE },
+    );
   }
   const params = new URLSearchParams(request.query);
   const format = params.get('streamFormat');
-  if (!/^csv$/i.test(format ?? '')) throw bad(database, tableName, `format '${format}' is not one that kusto-local knows`);
+  if (!/^csv$/i.test(format ?? ''))
+    throw bad(database, tableName, `format '${format}' is not one that kusto-local knows`);
   const mapping = namedMapping(table, params.get('mappingName'));
   const strict = service.isStrict(isProductUnderTest(request.headers));
   const where = { db: database, table: tableName };
@@ -53,9 +59,15 @@ function streamingEnabled(config, table) {
 }
 
 function bad(database, table, why) {
-  return new KustoError(400, 'BadRequest', `Bad streaming ingestion request to ${database}.${table} : ${why}`, {
-    type: TYPE, message: 'Request is invalid and cannot be executed.',
-  });
+  return new KustoError(
+    400,
+    'BadRequest',
+    `Bad streaming ingestion request to ${database}.${table} : ${why}`,
+    {
+      type: TYPE,
+      message: 'Request is invalid and cannot be executed.',
+    },
+  );
 }
 
 function namedMapping(table, name) {
@@ -91,9 +103,15 @@ function plainBody({ headers, body }, database, table, limit) {
     }
   }
   if (bytes.length > limit) {
-    throw new KustoError(413, 'RequestEntityTooLarge', `The request of ${bytes.length} bytes exceeds the limit of ${limit} bytes`, {
-      type: 'Kusto.DataNode.Exceptions.KustoRequestPayloadTooLargeException', message: 'Request payload is too large.',
-    });
+    throw new KustoError(
+      413,
+      'RequestEntityTooLarge',
+      `The request of ${bytes.length} bytes exceeds the limit of ${limit} bytes`,
+      {
+        type: 'Kusto.DataNode.Exceptions.KustoRequestPayloadTooLargeException',
+        message: 'Request payload is too large.',
+      },
+    );
   }
   return bytes;
 }

@@ -20,8 +20,13 @@ export class Tokens {
   issue(kind, claims, lifetimeSeconds) {
     const now = Date.now() / 1000;
     const body = {
-      ...claims, kind, iat: Math.floor(now), nbf: Math.floor(now), exp: now + lifetimeSeconds,
-      issued_ms: Date.now(), jti: randomUUID(),
+      ...claims,
+      kind,
+      iat: Math.floor(now),
+      nbf: Math.floor(now),
+      exp: now + lifetimeSeconds,
+      issued_ms: Date.now(),
+      jti: randomUUID(),
     };
     const text = `${encode({ alg: 'HS256', typ: 'JWT' })}.${encode(body)}`;
     return `${text}.${this.sign(text)}`;
@@ -41,7 +46,8 @@ export class Tokens {
       throw new TokenError('the token was not issued by this service');
     }
     const claims = JSON.parse(Buffer.from(parts[1], 'base64url').toString('utf8'));
-    if (claims.kind !== kind) throw new TokenError(`a ${claims.kind} token stands where a ${kind} token must`);
+    if (claims.kind !== kind)
+      throw new TokenError(`a ${claims.kind} token stands where a ${kind} token must`);
     if (claims.exp <= Date.now() / 1000) throw new TokenError('the token is expired');
     if (claims.issued_ms < this.revokedBefore) throw new TokenError('the token was revoked');
     return claims;

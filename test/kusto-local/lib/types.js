@@ -8,21 +8,52 @@ export const DYNAMIC_LIMIT = 1024 * 1024;
 export const DECIMAL_DIGITS = 34;
 
 const ALIASES = {
-  bool: 'bool', boolean: 'bool', int: 'int', int32: 'int', long: 'long', int64: 'long', real: 'real', double: 'real',
-  decimal: 'decimal', string: 'string', datetime: 'datetime', date: 'datetime', timespan: 'timespan', time: 'timespan',
-  guid: 'guid', uuid: 'guid', uniqueid: 'guid', dynamic: 'dynamic', object: 'dynamic',
+  bool: 'bool',
+  boolean: 'bool',
+  int: 'int',
+  int32: 'int',
+  long: 'long',
+  int64: 'long',
+  real: 'real',
+  double: 'real',
+  decimal: 'decimal',
+  string: 'string',
+  datetime: 'datetime',
+  date: 'datetime',
+  timespan: 'timespan',
+  time: 'timespan',
+  guid: 'guid',
+  uuid: 'guid',
+  uniqueid: 'guid',
+  dynamic: 'dynamic',
+  object: 'dynamic',
 };
 
 // The CLR names that v1 responses and `.show table` use for the types.
 export const CLR = {
-  bool: 'SByte', int: 'Int32', long: 'Int64', real: 'Double', decimal: 'SqlDecimal', string: 'String',
-  datetime: 'DateTime', timespan: 'TimeSpan', guid: 'Guid', dynamic: 'Object',
+  bool: 'SByte',
+  int: 'Int32',
+  long: 'Int64',
+  real: 'Double',
+  decimal: 'SqlDecimal',
+  string: 'String',
+  datetime: 'DateTime',
+  timespan: 'TimeSpan',
+  guid: 'Guid',
+  dynamic: 'Object',
 };
 
 export const CLR_FULL = {
-  bool: 'System.SByte', int: 'System.Int32', long: 'System.Int64', real: 'System.Double',
-  decimal: 'System.Data.SqlTypes.SqlDecimal', string: 'System.String', datetime: 'System.DateTime',
-  timespan: 'System.TimeSpan', guid: 'System.Guid', dynamic: 'System.Object',
+  bool: 'System.SByte',
+  int: 'System.Int32',
+  long: 'System.Int64',
+  real: 'System.Double',
+  decimal: 'System.Data.SqlTypes.SqlDecimal',
+  string: 'System.String',
+  datetime: 'System.DateTime',
+  timespan: 'System.TimeSpan',
+  guid: 'System.Guid',
+  dynamic: 'System.Object',
 };
 
 export function typeNamed(name) {
@@ -36,24 +67,41 @@ const TICKS_PER_DAY = 864_000_000_000n;
 const EPOCH_TICKS = 621_355_968_000_000_000n;
 const EPOCH_MS = 62_135_596_800_000;
 
-const DATETIME = /^(\d{4})-(\d{2})-(\d{2})(?:[T ](\d{2}):(\d{2})(?::(\d{2})(?:\.(\d{1,7}))?)?(?:Z|([+-])(\d{2}):?(\d{2}))?)?$/;
+const DATETIME =
+  /^(\d{4})-(\d{2})-(\d{2})(?:[T ](\d{2}):(\d{2})(?::(\d{2})(?:\.(\d{1,7}))?)?(?:Z|([+-])(\d{2}):?(\d{2}))?)?$/;
 const TIMESPAN = /^(-)?(?:(\d{1,8})\.)?(\d{1,2}):(\d{2})(?::(\d{2})(?:\.(\d{1,7}))?)?$/;
-const TIMESPAN_LITERAL = /^(-?\d+(?:\.\d+)?)(d|h|m|s|ms|microsecond|tick|days?|hours?|minutes?|seconds?|milliseconds?|microseconds?|ticks?)?$/;
+const TIMESPAN_LITERAL =
+  /^(-?\d+(?:\.\d+)?)(d|h|m|s|ms|microsecond|tick|days?|hours?|minutes?|seconds?|milliseconds?|microseconds?|ticks?)?$/;
 const REAL = /^[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?$/;
 const DECIMAL = /^([+-]?)(\d*)(?:\.(\d*))?(?:[eE]([+-]?\d{1,3}))?$/;
 const GUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i;
 const UNIT_TICKS = {
-  d: 864e9, h: 36e9, m: 6e8, s: 1e7, ms: 1e4, microsecond: 10, tick: 1, day: 864e9, hour: 36e9, minute: 6e8,
-  second: 1e7, millisecond: 1e4,
+  d: 864e9,
+  h: 36e9,
+  m: 6e8,
+  s: 1e7,
+  ms: 1e4,
+  microsecond: 10,
+  tick: 1,
+  day: 864e9,
+  hour: 36e9,
+  minute: 6e8,
+  second: 1e7,
+  millisecond: 1e4,
 };
 
 // undefined: the text is not a value of the type (the real service stores null).
 const PARSERS = {
   bool(text) {
     switch (text.toLowerCase()) {
-      case 'true': case '1': return true;
-      case 'false': case '0': return false;
-      default: return undefined;
+      case 'true':
+      case '1':
+        return true;
+      case 'false':
+      case '0':
+        return false;
+      default:
+        return undefined;
     }
   },
   int(text) {
@@ -174,8 +222,12 @@ export function formatTimespan(ticks) {
   const fraction = all % 10_000_000n;
   const two = (n) => String(n).padStart(2, '0');
   const time = `${two(Math.floor(seconds / 3600))}:${two(Math.floor(seconds / 60) % 60)}:${two(seconds % 60)}`;
-  return (negative ? '-' : '') + (days ? `${days}.` : '') + time
-    + (fraction ? `.${String(fraction).padStart(7, '0')}` : '');
+  return (
+    (negative ? '-' : '') +
+    (days ? `${days}.` : '') +
+    time +
+    (fraction ? `.${String(fraction).padStart(7, '0')}` : '')
+  );
 }
 
 // Doubles as the service prints them: 1 as 1.0, large ones as 1E+20.
@@ -192,13 +244,21 @@ export function formatReal(n) {
 export function toJson(type, value, dynamicAsText = false) {
   if (value === null) return 'null';
   switch (type) {
-    case 'bool': return value ? 'true' : 'false';
-    case 'int': case 'long': return String(value);
-    case 'real': return Number.isFinite(value) ? formatReal(value) : `"${formatReal(value)}"`;
-    case 'datetime': return `"${formatDatetime(value)}"`;
-    case 'timespan': return `"${formatTimespan(value)}"`;
-    case 'dynamic': return dynamicAsText && /^\s*[[{]/.test(value) ? JSON.stringify(value) : value;
-    default: return JSON.stringify(value);
+    case 'bool':
+      return value ? 'true' : 'false';
+    case 'int':
+    case 'long':
+      return String(value);
+    case 'real':
+      return Number.isFinite(value) ? formatReal(value) : `"${formatReal(value)}"`;
+    case 'datetime':
+      return `"${formatDatetime(value)}"`;
+    case 'timespan':
+      return `"${formatTimespan(value)}"`;
+    case 'dynamic':
+      return dynamicAsText && /^\s*[[{]/.test(value) ? JSON.stringify(value) : value;
+    default:
+      return JSON.stringify(value);
   }
 }
 
@@ -206,13 +266,17 @@ export function toJson(type, value, dynamicAsText = false) {
 export function toText(type, value) {
   if (value === null) return '';
   switch (type) {
-    case 'real': return formatReal(value).replace(/\.0$/, '');
-    case 'datetime': return formatDatetime(value);
-    case 'timespan': return formatTimespan(value);
+    case 'real':
+      return formatReal(value).replace(/\.0$/, '');
+    case 'datetime':
+      return formatDatetime(value);
+    case 'timespan':
+      return formatTimespan(value);
     case 'dynamic': {
       const parsed = JSON.parse(value);
       return typeof parsed === 'string' ? parsed : value;
     }
-    default: return String(value);
+    default:
+      return String(value);
   }
 }

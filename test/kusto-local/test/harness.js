@@ -9,11 +9,16 @@ const PROGRAM = fileURLToPath(new URL('../bin/kusto-local', import.meta.url));
 
 export class Running {
   static async start(...options) {
-    const child = spawn(PROGRAM, ['--exit-on-stdin-close', ...options], { stdio: ['pipe', 'pipe', 'inherit'] });
+    const child = spawn(PROGRAM, ['--exit-on-stdin-close', ...options], {
+      stdio: ['pipe', 'pipe', 'inherit'],
+    });
     const lines = createInterface({ input: child.stdout });
-    const [line] = await Promise.race([once(lines, 'line'), once(child, 'exit').then(([code]) => {
-      throw new Error(`kusto-local ended with code ${code} before it was ready`);
-    })]);
+    const [line] = await Promise.race([
+      once(lines, 'line'),
+      once(child, 'exit').then(([code]) => {
+        throw new Error(`kusto-local ended with code ${code} before it was ready`);
+      }),
+    ]);
     return new Running(child, JSON.parse(line));
   }
 
@@ -30,7 +35,8 @@ export class Running {
 
   async control(method, path, body) {
     const response = await fetch(this.ready.control + path, {
-      method, body: body === undefined ? undefined : JSON.stringify(body),
+      method,
+      body: body === undefined ? undefined : JSON.stringify(body),
     });
     const result = await response.json();
     if (!response.ok) throw new Error(`${method} ${path}: ${response.status} ${result.error}`);

@@ -24,10 +24,16 @@ before(async () => {
   service = await Running.start('--tls-cert', cert, '--tls-key', key, '--batching-ms', '20');
   directory = await mkdtemp(join(tmpdir(), 'kusto-local-tls-'));
   await service.post('/command', { db: DB, csl: '.create table Events (id:long, name:string)' });
-  client = new IngestClient(builder(service.ready.ingest), new IngestionProperties({
-    database: DB, table: 'Events', format: DataFormat.CSV,
-    reportLevel: ReportLevel.FailuresAndSuccesses, reportMethod: ReportMethod.Table,
-  }));
+  client = new IngestClient(
+    builder(service.ready.ingest),
+    new IngestionProperties({
+      database: DB,
+      table: 'Events',
+      format: DataFormat.CSV,
+      reportLevel: ReportLevel.FailuresAndSuccesses,
+      reportMethod: ReportMethod.Table,
+    }),
+  );
 });
 
 after(async () => {
@@ -39,7 +45,8 @@ after(async () => {
 function builder(url, secret = service.ready.client.client_secret) {
   const { tenant, client_id: id } = service.ready.client;
   const credential = new ClientSecretCredential(tenant, id, secret, {
-    authorityHost: service.ready.login, disableInstanceDiscovery: true,
+    authorityHost: service.ready.login,
+    disableInstanceDiscovery: true,
   });
   return KustoConnectionStringBuilder.withTokenCredential(url, credential);
 }
@@ -77,12 +84,18 @@ test('the status table tells of success', async () => {
   const status = await finalStatus(await client.ingestFromFile(await file('good.csv', '1,"one"\n2,"two"\n')));
   assert.equal(status.Status, 'Succeeded');
   assert.equal(status.Table, 'Events');
-  assert.deepEqual(await service.rows(DB, 'Events'), [[1, 'one'], [2, 'two']]);
+  assert.deepEqual(await service.rows(DB, 'Events'), [
+    [1, 'one'],
+    [2, 'two'],
+  ]);
   assert.deepEqual(await service.get('/violations'), []);
 });
 
 test('the status table tells of failure', async () => {
-  const result = await client.ingestFromFile(await file('bad.csv', '1,"one"\n'), new IngestionProperties({ table: 'Nowhere' }));
+  const result = await client.ingestFromFile(
+    await file('bad.csv', '1,"one"\n'),
+    new IngestionProperties({ table: 'Nowhere' }),
+  );
   const status = await finalStatus(result);
   assert.equal(status.Status, 'Failed');
   assert.equal(status.ErrorCode, 'BadRequest_TableNotExist');

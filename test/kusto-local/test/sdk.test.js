@@ -13,16 +13,38 @@ import { Running } from './harness.js';
 
 const { IngestClient, IngestionProperties, DataFormat, ReportLevel, ReportMethod } = ingest;
 const DB = 'telemetry';
-const SCHEMA = '(id:long, name:string, seen:datetime, span:timespan, ratio:real, price:decimal, ok:bool, key:guid, bag:dynamic)';
-const CSV = [
-  '1,"plain",2024-05-25T08:20:03.123456Z,1.02:03:04.5,0.1,12.50,true,0e0f6f2a-6a54-4a0e-8a59-0f4f5b2d0002,"{""a"":[1,2]}"',
-  '9007199254740993,"with ""quotes"", commas\r\nand lines",2024-01-01,-00:00:01,1e300,-0.000001,false,00000000-0000-4000-8000-000000000001,"[1]"',
-  '-5,"",,,,,,,',
-].join('\r\n') + '\r\n';
+const SCHEMA =
+  '(id:long, name:string, seen:datetime, span:timespan, ratio:real, price:decimal, ok:bool, key:guid, bag:dynamic)';
+const CSV =
+  [
+    '1,"plain",2024-05-25T08:20:03.123456Z,1.02:03:04.5,0.1,12.50,true,0e0f6f2a-6a54-4a0e-8a59-0f4f5b2d0002,"{""a"":[1,2]}"',
+    '9007199254740993,"with ""quotes"", commas\r\nand lines",2024-01-01,-00:00:01,1e300,-0.000001,false,00000000-0000-4000-8000-000000000001,"[1]"',
+    '-5,"",,,,,,,',
+  ].join('\r\n') + '\r\n';
 const EXPECTED = [
-  [1, 'plain', '2024-05-25T08:20:03.1234560Z', '1.02:03:04.5000000', 0.1, '12.5', true, '0e0f6f2a-6a54-4a0e-8a59-0f4f5b2d0002', { a: [1, 2] }],
+  [
+    1,
+    'plain',
+    '2024-05-25T08:20:03.1234560Z',
+    '1.02:03:04.5000000',
+    0.1,
+    '12.5',
+    true,
+    '0e0f6f2a-6a54-4a0e-8a59-0f4f5b2d0002',
+    { a: [1, 2] },
+  ],
   // JSON.parse rounds the long here; its exact text is asserted by itself.
-  [9007199254740992, 'with "quotes", commas\r\nand lines', '2024-01-01T00:00:00.0000000Z', '-00:00:01', 1e300, '-0.000001', false, '00000000-0000-4000-8000-000000000001', [1]],
+  [
+    9007199254740992,
+    'with "quotes", commas\r\nand lines',
+    '2024-01-01T00:00:00.0000000Z',
+    '-00:00:01',
+    1e300,
+    '-0.000001',
+    false,
+    '00000000-0000-4000-8000-000000000001',
+    [1],
+  ],
   [-5, '', null, null, null, null, null, null, null],
 ];
 
@@ -52,9 +74,15 @@ function builder(url) {
 }
 
 function ingestClient(properties = {}) {
-  const client = new IngestClient(builder(service.ready.ingest), new IngestionProperties({
-    database: DB, table: 'Events', format: DataFormat.CSV, ...properties,
-  }));
+  const client = new IngestClient(
+    builder(service.ready.ingest),
+    new IngestionProperties({
+      database: DB,
+      table: 'Events',
+      format: DataFormat.CSV,
+      ...properties,
+    }),
+  );
   clients.push(client);
   return client;
 }
@@ -106,20 +134,31 @@ test('queued ingestion from a plain stream', async () => {
 });
 
 test('queued ingestion from a gzip stream', async () => {
-  const stream = new ingest.StreamDescriptor(Readable.from([gzipSync(CSV)]), null, ingest.CompressionType.GZIP);
+  const stream = new ingest.StreamDescriptor(
+    Readable.from([gzipSync(CSV)]),
+    null,
+    ingest.CompressionType.GZIP,
+  );
   await ingestClient().ingestFromStream(stream);
   await expectRows(EXPECTED);
 });
 
 test('ignoreFirstRecord, tags, ingestIfNotExists and flushImmediately', async () => {
   const properties = {
-    ignoreFirstRecord: true, additionalTags: ['made-by-sdk'], ingestByTags: ['part-1'], ingestIfNotExists: '["part-1"]', flushImmediately: true,
+    ignoreFirstRecord: true,
+    additionalTags: ['made-by-sdk'],
+    ingestByTags: ['part-1'],
+    ingestIfNotExists: '["part-1"]',
+    flushImmediately: true,
   };
   const path = await file('header.csv', `id,name,seen,span,ratio,price,ok,key,bag\n${CSV}`);
   await ingestClient(properties).ingestFromFile(path);
   await expectRows(EXPECTED);
   const extents = await service.get(`/extents?db=${DB}&table=Events`);
-  assert.deepEqual(extents.map((e) => e.tags), [['made-by-sdk', 'ingest-by:part-1']]);
+  assert.deepEqual(
+    extents.map((e) => e.tags),
+    [['made-by-sdk', 'ingest-by:part-1']],
+  );
   await ingestClient(properties).ingestFromFile(path);
   await expectRows(EXPECTED);
 });
@@ -135,13 +174,24 @@ test('an inline mapping', async () => {
     ],
   });
   await client.ingestFromFile(await file('mapped.csv', '"x",7\n"y",8\n'));
-  await expectRows([[7, 'x', 'fixed'], [8, 'y', 'fixed']], 'Small');
+  await expectRows(
+    [
+      [7, 'x', 'fixed'],
+      [8, 'y', 'fixed'],
+    ],
+    'Small',
+  );
 });
 
 test('a mapping by reference', async () => {
   await service.post('/command', { db: DB, csl: '.create table Small (a:long, b:string)' });
-  await dataClient().execute(DB, `.create table Small ingestion csv mapping "swap" '[{"Column":"a","Properties":{"Ordinal":"1"}},{"Column":"b","Properties":{"Ordinal":"0"}}]'`);
-  await ingestClient({ table: 'Small', ingestionMappingReference: 'swap' }).ingestFromFile(await file('ref.csv', '"x",7\n'));
+  await dataClient().execute(
+    DB,
+    `.create table Small ingestion csv mapping "swap" '[{"Column":"a","Properties":{"Ordinal":"1"}},{"Column":"b","Properties":{"Ordinal":"0"}}]'`,
+  );
+  await ingestClient({ table: 'Small', ingestionMappingReference: 'swap' }).ingestFromFile(
+    await file('ref.csv', '"x",7\n'),
+  );
   await expectRows([[7, 'x']], 'Small');
 });
 
@@ -169,7 +219,10 @@ test('query, management commands and their results', async () => {
   await client.execute(DB, `.ingest inline into table Events <|\n${CSV}`);
   const count = await client.execute(DB, 'Events | count');
   assert.deepEqual(count.primaryResults[0].toJSON().data, [{ Count: 3 }]);
-  const result = await client.execute(DB, "Events | where name has 'plain' | project id, seen, span, ratio, price, ok, key, bag");
+  const result = await client.execute(
+    DB,
+    "Events | where name has 'plain' | project id, seen, span, ratio, price, ok, key, bag",
+  );
   const [row] = result.primaryResults[0].toJSON().data;
   assert.equal(row.id, 1);
   assert.deepEqual(row.seen, new Date('2024-05-25T08:20:03.123Z'));
@@ -177,10 +230,16 @@ test('query, management commands and their results', async () => {
   assert.equal(row.price, '12.5');
   assert.equal(row.ok, true);
   assert.deepEqual(JSON.parse(row.bag), { a: [1, 2] });
-  const v1 = await client.executeQueryV1(DB, 'Events | summarize n = count(), top = max(id) by ok | sort by n desc, ok asc');
+  const v1 = await client.executeQueryV1(
+    DB,
+    'Events | summarize n = count(), top = max(id) by ok | sort by n desc, ok asc',
+  );
   assert.equal(v1.primaryResults[0].toJSON().data.length, 3);
   const tables = await client.execute(DB, '.show tables');
-  assert.deepEqual(tables.primaryResults[0].toJSON().data.map((t) => t.TableName), ['Events']);
+  assert.deepEqual(
+    tables.primaryResults[0].toJSON().data.map((t) => t.TableName),
+    ['Events'],
+  );
   assert.deepEqual(await service.get('/violations'), []);
 });
 
@@ -188,14 +247,20 @@ test('an unknown table is an error with the code of the service', async () => {
   await assert.rejects(dataClient().execute(DB, 'Nowhere | count'), (error) => {
     assert.equal(error.response.status, 400);
     assert.equal(error.response.data.error.code, 'General_BadRequest');
-    assert.match(error.response.data.error['@message'], /Failed to resolve table or column expression named 'Nowhere'/);
+    assert.match(
+      error.response.data.error['@message'],
+      /Failed to resolve table or column expression named 'Nowhere'/,
+    );
     assert.equal(error.response.data.error['@permanent'], true);
     return true;
   });
 });
 
 test('a throttled request is the error that the SDK knows', async () => {
-  await service.post('/faults', { match: { service: 'engine', path: 'query' }, action: { status: 429, body: '{}' } });
+  await service.post('/faults', {
+    match: { service: 'engine', path: 'query' },
+    action: { status: 429, body: '{}' },
+  });
   await assert.rejects(dataClient().execute(DB, 'Events | count'), { name: 'ThrottlingError' });
 });
 
@@ -213,14 +278,24 @@ test('streaming ingestion is refused above its limit and when the policy is off'
   const client = new ingest.StreamingIngestClient(builder(service.ready.engine), eventsAsCsv());
   clients.push(client);
   const large = Buffer.from('1,"x"\n'.repeat(900_000));
-  await assert.rejects(client.ingestFromStream(Readable.from([large])), (error) => error.response.status === 413);
+  await assert.rejects(
+    client.ingestFromStream(Readable.from([large])),
+    (error) => error.response.status === 413,
+  );
   await service.post('/command', { db: DB, csl: '.alter table Events policy streamingingestion disable' });
-  await assert.rejects(client.ingestFromStream(Readable.from([Buffer.from(CSV)])), (error) => error.response.status === 404);
+  await assert.rejects(
+    client.ingestFromStream(Readable.from([Buffer.from(CSV)])),
+    (error) => error.response.status === 404,
+  );
   await expectRows([]);
 });
 
 test('managed streaming streams what is small and queues what is large', async () => {
-  const client = new ingest.ManagedStreamingIngestClient(builder(service.ready.engine), builder(service.ready.ingest), eventsAsCsv());
+  const client = new ingest.ManagedStreamingIngestClient(
+    builder(service.ready.engine),
+    builder(service.ready.ingest),
+    eventsAsCsv(),
+  );
   clients.push(client);
   await client.ingestFromStream(Readable.from([Buffer.from(CSV)]));
   await expectRows(EXPECTED);

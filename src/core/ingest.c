@@ -1,0 +1,418 @@
+/*
+ * ingest.c
+ *	  The rows' side of an export: chunks into the compressor, blobs opened and
+ *	  ended between them.
+ */
+#include <string.h>
+
+#include "ingest_internal.h"
+
+#define DEFAULT_CHUNK_SIZE	(256 * 1024)
+#define DEFAULT_BLOCK_SIZE	(4 * 1024 * 1024)
+#define DEFAULT_WINDOW		4
+#define DEFAULT_LEVEL		1
+#define MIN_BLOCK_SIZE		1024
+#define MAX_BLOCK_SIZE		(64 * 1024 * 1024)
+#define MAX_WINDOW			64
+#define NCHUNKS				5	/* one of them the spare */
+/* What all compressed blocks of an export may take together. */
+#define BLOCK_MEMORY		(26 * 1024 * 1024)
+
+static const char doing_ingest[] = "exporting rows";
+
+KcStatus
+kc_ingest_source_id(const KcUuid *operation_id, int ordinal, KcUuid *source_id, KcError *err)
+{
+	char		name[16];
+	size_t		at = sizeof(name);
+
+	if (ordinal < 1)
+		return kc_error_set(err, KC_ERR_INVALID, doing_ingest, "blobs are numbered from 1");
+	for (; ordinal > 0; ordinal /= 10)
+		name[--at] = (char) ('0' + ordinal % 10);
+	return kc_uuid_v5(operation_id, kc_slice_n(name + at, sizeof(name) - at), source_id, err);
+}
+
+/* ---- failing ---- */
+
+void
+kc_ingest_fail(KcIngest *ingest, const KcError *err)
+{
+	if (ingest->failure.status != KC_OK)
+		return;
+	ingest->failure = *err;
+	kc_error_scrub(&ingest->failure, kc_resources_identity_token(ingest->client->resources));
+	kc_ingest_stop_uploads(ingest);
+}
+
+static KcStatus
+failed(const KcIngest *ingest, KcError *err)
+{
+	if (ingest->failure.status != KC_OK && err != NULL)
+		*err = ingest->failure;
+	return ingest->failure.status;
+}
+
+/* ---- blobs ---- */
+
+static KcStatus
+open_blob(KcIngest *ingest, KcError *err)
+{
+	UploadBlob *blob = kc_alloc0(ingest->alloc, sizeof(UploadBlob));
+	KcStatus	status;
+
+	if (blob == NULL)
+		return kc_error_nomem(err, doing_ingest);
+	blob->pub.ordinal = ingest->nblobs + 1;
+	kc_buf_init(&blob->commit_body, ingest->alloc, KC_BUF_UNLIMITED);
+	status = kc_ingest_source_id(&ingest->operation_id, blob->pub.ordinal, &blob->pub.source_id, err);
+	if (status != KC_OK)
+	{
+		kc_free(ingest->alloc, blob);
+		return status;
+	}
+	if (ingest->last_blob != NULL)
+		ingest->last_blob->next = blob;
+	else
+		ingest->blobs = blob;
+	ingest->last_blob = blob;
+	ingest->nblobs++;
+	ingest->open = blob;
+	return KC_OK;
+}
+
+/*
+ * End the open blob with an empty chunk, as soon as there is one.
+ */
+void
+kc_ingest_end_stream(KcIngest *ingest)
+{
+	KcBuf	   *chunk = ingest->spare;
+
+	if (chunk == NULL)
+		chunk = kc_zipline_get_chunk(ingest->zipline);
+	ingest->spare = NULL;
+	ingest->end_pending = chunk == NULL;
+	if (chunk == NULL)
+		return;
+	kc_zipline_put(ingest->zipline, chunk, true);
+	ingest->open = NULL;
+}
+
+/* ---- the calls ---- */
+
+/*
+ * One chunk is lent at a time.  The spare comes first, so that a stream can
+ * always be ended where it has to.
+ */
+KcStatus
+kc_ingest_get_chunk(KcIngest *ingest, KcBuf **chunk, KcError *err)
+{
+	*chunk = NULL;
+	if (ingest->finishing)
+		return kc_error_set(err, KC_ERR_INVALID, doing_ingest, "rows after the end");
+	kc_ingest_pump(ingest);
+	if (ingest->failure.status != KC_OK)
+		return failed(ingest, err);
+	if (ingest->spare == NULL)
+		ingest->spare = kc_zipline_get_chunk(ingest->zipline);
+	if (ingest->lent == NULL && ingest->spare != NULL)
+		ingest->lent = kc_zipline_get_chunk(ingest->zipline);
+	*chunk = ingest->lent;
+	return KC_OK;
+}
+
+static KcStatus
+put(KcIngest *ingest, KcBuf *chunk, uint64_t rows, KcError *err)
+{
+	UploadBlob *blob;
+	KcStatus	status;
+	bool		end;
+
+	/* One giant row may not fit any more: it begins a blob of its own. */
+	if (ingest->open != NULL && ingest->open->pub.raw_bytes + chunk->len > ingest->max_blob_size
+		&& ingest->spare != NULL)
+		kc_ingest_end_stream(ingest);
+	if (ingest->open == NULL)
+	{
+		status = open_blob(ingest, err);
+		if (status != KC_OK)
+			return status;
+	}
+	blob = ingest->open;
+	blob->pub.rows += rows;
+	blob->pub.raw_bytes += chunk->len;
+	ingest->rows += rows;
+	ingest->raw_bytes += chunk->len;
+	end = blob->pub.raw_bytes + ingest->chunk_size > ingest->max_blob_size;
+	kc_zipline_put(ingest->zipline, chunk, end);
+	if (end)
+		ingest->open = NULL;
+	return KC_OK;
+}
+
+KcStatus
+kc_ingest_put_chunk(KcIngest *ingest, KcBuf *chunk, uint64_t rows, KcError *err)
+{
+	KcStatus	status = ingest->failure.status;
+	KcError		own;
+
+	if (chunk != ingest->lent)
+		return kc_error_set(err, KC_ERR_INVALID, doing_ingest, "a chunk that was not lent");
+	ingest->lent = NULL;
+	if (status != KC_OK || chunk->len == 0)
+	{
+		kc_zipline_unget(ingest->zipline, chunk);
+		return failed(ingest, err);
+	}
+	status = kc_buf_status(chunk, &own, doing_ingest);
+	if (status != KC_OK)
+		kc_zipline_unget(ingest->zipline, chunk);
+	else
+	{
+		status = put(ingest, chunk, rows, &own);
+		if (status != KC_OK)
+			kc_zipline_unget(ingest->zipline, chunk);
+	}
+	if (status != KC_OK)
+		kc_ingest_fail(ingest, &own);
+	else
+		kc_ingest_pump(ingest);
+	return failed(ingest, err);
+}
+
+KcStatus
+kc_ingest_finish(KcIngest *ingest, KcError *err)
+{
+	if (ingest->finishing)
+		return failed(ingest, err);
+	ingest->finishing = true;
+	if (ingest->lent != NULL)
+		kc_zipline_unget(ingest->zipline, ingest->lent);
+	ingest->lent = NULL;
+	if (ingest->failure.status == KC_OK)
+	{
+		if (ingest->open != NULL)
+			kc_ingest_end_stream(ingest);
+		kc_ingest_pump(ingest);
+	}
+	if (ingest->spare != NULL)
+		kc_zipline_unget(ingest->zipline, ingest->spare);
+	ingest->spare = NULL;
+	return failed(ingest, err);
+}
+
+bool
+kc_ingest_done(KcIngest *ingest, KcStatus *status, KcError *err)
+{
+	*status = failed(ingest, err);
+	if (*status != KC_OK)
+		return true;
+	if (!ingest->finishing || ingest->end_pending)
+		return false;
+	for (const UploadBlob *blob = ingest->blobs; blob != NULL; blob = blob->next)
+	{
+		if (!blob->committed)
+			return false;
+	}
+	return true;
+}
+
+void
+kc_ingest_totals(const KcIngest *ingest, uint64_t *rows, uint64_t *raw_bytes,
+				 uint64_t *compressed_bytes)
+{
+	*rows = ingest->rows;
+	*raw_bytes = ingest->raw_bytes;
+	*compressed_bytes = 0;
+	for (const UploadBlob *blob = ingest->blobs; blob != NULL; blob = blob->next)
+		*compressed_bytes += blob->pub.compressed_bytes;
+}
+
+int
+kc_ingest_nblobs(const KcIngest *ingest)
+{
+	return ingest->nblobs;
+}
+
+const KcIngestBlob *
+kc_ingest_blob(const KcIngest *ingest, int index)
+{
+	const UploadBlob *blob = ingest->blobs;
+
+	while (blob != NULL && index-- > 0)
+		blob = blob->next;
+	return blob != NULL ? &blob->pub : NULL;
+}
+
+/* ---- making and ending ---- */
+
+static void
+on_watch(KcWatch *watch)
+{
+	KcIngest   *ingest = watch->arg;
+
+	kc_zipline_ack(ingest->zipline);
+	kc_ingest_pump(ingest);
+}
+
+/*
+ * Everything of the message that is known already; the names and tags that
+ * could make it too large are.
+ */
+static KcStatus
+measure_message(KcIngest *ingest, KcError *err)
+{
+	KcClient   *client = ingest->client;
+	KcMessage	message;
+	KcBuf		text;
+	KcStatus	status;
+
+	memset(&message, 0, sizeof(message));
+	message.properties = ingest->properties;
+	message.source_id = ingest->operation_id;
+	message.raw_size = UINT32_MAX;
+	message.application = client->config.application ? client->config.application : "kusto_ingest";
+	message.client_version = client->client_version;
+	message.created_us = kc_client_unix_us(client);
+	if (kc_message_reports_by_table(ingest->properties))
+		message.status_table = kc_slice("?");
+	kc_buf_init(&text, ingest->alloc, KC_BUF_UNLIMITED);
+	kc_message_build(&text, &message);
+	status = kc_buf_status(&text, err, doing_ingest);
+	ingest->message_base = text.len;
+	kc_buf_free(&text);
+	if (status == KC_OK)
+		status = kc_message_check_size(ingest->message_base, err);
+	return status;
+}
+
+static KcStatus
+check_options(const KcIngestOptions *options, KcError *err)
+{
+	if (options->max_blob_size == 0
+		|| (options->block_size != 0
+			&& (options->block_size < MIN_BLOCK_SIZE || options->block_size > MAX_BLOCK_SIZE))
+		|| options->window < 0 || options->window > MAX_WINDOW
+		|| options->level < 0 || options->level > 9)
+		return kc_error_set(err, KC_ERR_INVALID, doing_ingest, "an option is out of range");
+	if (options->properties.database.len == 0 || options->properties.table.len == 0)
+		return kc_error_set(err, KC_ERR_INVALID, doing_ingest, "no database or table is named");
+	return KC_OK;
+}
+
+static KcStatus
+make_zipline(KcIngest *ingest, const KcIngestOptions *options, KcError *err)
+{
+	KcZiplineOptions zip;
+	size_t		window = (size_t) (options->window != 0 ? options->window : DEFAULT_WINDOW);
+	KcStatus	status;
+
+	memset(&zip, 0, sizeof(zip));
+	zip.level = options->level != 0 ? options->level : DEFAULT_LEVEL;
+	zip.chunk_size = ingest->chunk_size;
+	zip.nchunks = NCHUNKS;
+	zip.block_size = options->block_size != 0 ? options->block_size : DEFAULT_BLOCK_SIZE;
+	/* One block is being filled while the window is in flight. */
+	if ((window + 1) * zip.block_size > BLOCK_MEMORY)
+		window = BLOCK_MEMORY / zip.block_size > 2 ? BLOCK_MEMORY / zip.block_size - 1 : 1;
+	zip.nblocks = (int) window + 1;
+	zip.threaded = true;
+	status = kc_zipline_create(ingest->alloc, &zip, &ingest->zipline, err);
+	if (status != KC_OK)
+		return status;
+
+	ingest->nslots = (int) window;
+	ingest->slots = kc_alloc0(ingest->alloc, window * sizeof(UploadSlot));
+	if (ingest->slots == NULL)
+		return kc_error_nomem(err, doing_ingest);
+	for (int i = 0; i < ingest->nslots; i++)
+		ingest->slots[i].ingest = ingest;
+	ingest->watch.fd = kc_zipline_fd(ingest->zipline);
+	ingest->watch.ready = on_watch;
+	ingest->watch.arg = ingest;
+	if (ingest->watch.fd < 0)
+		return KC_OK;
+	return kc_mux_watch(kc_client_mux(ingest->client), &ingest->watch, err);
+}
+
+static void
+on_begin(KcTimer *timer)
+{
+	kc_ingest_want_resources(timer->arg);
+}
+
+KcStatus
+kc_ingest_create(const KcAlloc *alloc, KcClient *client, const KcIngestOptions *options,
+				 KcIngest **result, KcError *err)
+{
+	KcIngest   *ingest;
+	KcStatus	status;
+
+	*result = NULL;
+	status = check_options(options, err);
+	if (status != KC_OK)
+		return status;
+	ingest = kc_alloc0(alloc, sizeof(KcIngest));
+	if (ingest == NULL)
+		return kc_error_nomem(err, doing_ingest);
+	ingest->alloc = alloc;
+	ingest->client = client;
+	ingest->operation_id = options->operation_id;
+	ingest->max_blob_size = options->max_blob_size;
+	ingest->chunk_size = options->chunk_size != 0 ? options->chunk_size : DEFAULT_CHUNK_SIZE;
+	ingest->waiter.ready = kc_ingest_on_resources;
+	ingest->waiter.arg = ingest;
+	ingest->begin.fire = on_begin;
+	ingest->begin.arg = ingest;
+	kc_error_clear(&ingest->failure);
+	ingest->properties = kc_properties_copy(alloc, &options->properties);
+	if (ingest->properties == NULL)
+		status = kc_error_nomem(err, doing_ingest);
+	if (status == KC_OK)
+		status = measure_message(ingest, err);
+	if (status == KC_OK)
+		status = make_zipline(ingest, options, err);
+	if (status != KC_OK)
+	{
+		kc_ingest_free(ingest);
+		return status;
+	}
+	kc_mux_timer_set(client->mux, &ingest->begin, kc_client_now_ms(client));
+	*result = ingest;
+	return KC_OK;
+}
+
+static void
+free_blob(const KcAlloc *alloc, UploadBlob *blob)
+{
+	kc_free(alloc, blob->pub.url);
+	kc_free(alloc, blob->container);
+	kc_free_secret(alloc, blob->sas);
+	while (blob->ntried > 0)
+		kc_free(alloc, blob->tried[--blob->ntried]);
+	kc_buf_free(&blob->commit_body);
+	kc_free(alloc, blob);
+}
+
+void
+kc_ingest_free(KcIngest *ingest)
+{
+	if (ingest == NULL)
+		return;
+	kc_mux_timer_cancel(ingest->client->mux, &ingest->begin);
+	kc_resources_cancel(ingest->client->resources, &ingest->waiter);
+	kc_mux_unwatch(ingest->client->mux, &ingest->watch);
+	kc_ingest_stop_uploads(ingest);
+	kc_zipline_free(ingest->zipline);
+	while (ingest->blobs != NULL)
+	{
+		UploadBlob *blob = ingest->blobs;
+
+		ingest->blobs = blob->next;
+		free_blob(ingest->alloc, blob);
+	}
+	kc_free(ingest->alloc, ingest->slots);
+	kc_free(ingest->alloc, ingest->properties);
+	kc_free(ingest->alloc, ingest);
+}

@@ -1,0 +1,340 @@
+/*
+ * worker_poll.c
+ *	  Asking the service's status table what became of a blob.
+ *
+ * A status table bears few requests, so a blob is asked for less often the
+ * older it is, and of the blobs of one operation, which mostly end together,
+ * only the first; when it has ended, the next ones.
+ */
+#include "postgres.h"
+
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+
+#include "../core/text.h"
+#include "report.h"
+#include "settings.h"
+#include "worker_internal.h"
+
+#define FIRST_MS		200
+#define CAP_MS			30000
+#define WINDOW_MAX		8
+/* However many operations of a lane wait, it gets four requests a second. */
+#define LANE_SPACING_MS 250
+
+/* By up to a fifth, lest what was posted together be asked for together. */
+static int64
+jittered(int64 ms)
+{
+	uint64		random = kc_clock_system.random(kc_clock_system.arg);
+
+	return ms - ms / 5 + (int64) (random % (uint64) (ms * 2 / 5 + 1));
+}
+
+int64
+kpg_worker_poll_first(void)
+{
+	return kpg_worker_now_ms() + jittered(FIRST_MS);
+}
+
+/* Half of its age: it is known to have ended at most half as late again. */
+static int64
+next_poll(const WorkOperation *op, const WorkBlob *blob)
+{
+	int64		now_ms = kpg_worker_now_ms();
+	int64		interval = Min(Max((now_ms - blob->since_ms) / 2, FIRST_MS), CAP_MS);
+
+	interval = Max(interval, (int64) op->lane->noperations * LANE_SPACING_MS / 4);
+	return now_ms + jittered(interval);
+}
+
+static bool
+to_be_polled(const WorkBlob *blob)
+{
+	return blob->in_doubt || blob->row->state == KPG_STATE_POSTED;
+}
+
+/*
+ * The next blob from *i on that may be asked for now: those in doubt all, of
+ * the posted ones only as many as the window lets; *window counts down.
+ */
+static WorkBlob *
+next_candidate(const WorkOperation *op, int *i, int *window)
+{
+	while (*i < op->row->nblobs)
+	{
+		WorkBlob   *blob = &op->blobs[(*i)++];
+
+		if (!to_be_polled(blob))
+			continue;
+		if (!blob->in_doubt && (*window)-- <= 0)
+			continue;
+		if (blob->task == NULL && !blob->change.pending)
+			return blob;
+	}
+	return NULL;
+}
+
+static bool
+has_room(const WorkOperation *op)
+{
+	return kpg_worker_may_begin() && op->lane->npolling < KPG_LANE_POLLS_MAX;
+}
+
+int64
+kpg_worker_poll_due(const WorkOperation *op)
+{
+	int64		due = KPG_WORK_NEVER;
+	int			i = 0;
+	int			window = op->poll_window;
+	const WorkBlob *blob;
+
+	if (!has_room(op))
+		return due;
+	while ((blob = next_candidate(op, &i, &window)) != NULL)
+		due = Min(due, blob->due_ms);
+	return due;
+}
+
+/* ---- what is said of a blob ---- */
+
+static KpgFailure *
+blob_failure(WorkOperation *op, const WorkBlob *blob, const char *what)
+{
+	KpgFailure *failure = palloc0(sizeof(KpgFailure));
+
+	failure->message = op->row->total_blobs == 1 ? pstrdup(what)
+		: psprintf("%s (blob %d of %d)", what, blob->row->ordinal, op->row->total_blobs);
+	return failure;
+}
+
+static void
+decide_unknown(WorkOperation *op, WorkBlob *blob, const char *what)
+{
+	WorkChange *change = &blob->change;
+	KpgFailure *failure = blob_failure(op, blob, what);
+	char		source_id[KC_UUID_TEXT_LEN + 1];
+
+	kc_uuid_text(&blob->row->source_id, source_id);
+	failure->error_code = pstrdup(unpack_sql_state(KPG_ERRCODE_INGESTION_UNKNOWN));
+	failure->hint = psprintf("Ask Kusto: .show ingestion failures | where IngestionSourcePath has \"%s\", "
+							 "or look whether the rows are in the table.",
+							 strrchr(blob->row->url, '/') == NULL ? source_id
+							 : strrchr(blob->row->url, '/') + 1);
+	change->to = KPG_STATE_UNKNOWN;
+	change->failure = failure;
+	change->news.error_code = failure->error_code;
+	change->news.details = failure->message;
+}
+
+/* A command that grants the missing role says more than any sentence. */
+static char *
+hint_for(const WorkOperation *op, const KcStatusTask *task)
+{
+	const char *principal = op->session != NULL ? op->session->principal : NULL;
+	bool		grant = task->advice == KC_ADVICE_GRANT_INGESTOR ||
+		task->advice == KC_ADVICE_GRANT_DATABASE_USER ||
+		task->advice == KC_ADVICE_GRANT_DATABASE_ADMIN;
+	const char *by_code = kpg_report_ingestion_hint(task->error_code);
+	KcError		err;
+
+	if (by_code != NULL && !grant)
+		return pstrdup(by_code);
+	if (task->advice != KC_ADVICE_NONE)
+	{
+		(void) kc_error_set(&err, KC_ERR_REFUSED, "ingesting a blob", "failed");
+		err.advice = task->advice;
+		return kpg_report_hint_for(&err, op->row->database, principal);
+	}
+	return task->transient ? pstrdup("Kusto calls this failure transient: export the data once more.")
+		: NULL;
+}
+
+/* Kusto's last word. */
+static void
+decide_end(WorkOperation *op, WorkBlob *blob, const KcStatusTask *task, KpgState to)
+{
+	WorkChange *change = &blob->change;
+	KpgFailure *failure;
+
+	change->to = to;
+	change->by_post = true;
+	if (task->operation_id[0] != '\0')
+		change->news.kusto_operation_id = pstrdup(task->operation_id);
+	if (task->activity_id[0] != '\0')
+		change->news.activity_id = pstrdup(task->activity_id);
+	if (to != KPG_STATE_FAILED && to != KPG_STATE_PARTIALLY_SUCCEEDED)
+		return;
+
+	failure = blob_failure(op, blob, to == KPG_STATE_FAILED ? "Kusto could not ingest the data"
+						   : "Kusto ingested a part of the data only");
+	if (task->error_code[0] != '\0')
+		failure->error_code = kpg_report_text(task->error_code);
+	if (task->details[0] != '\0')
+		failure->details = kpg_report_text(task->details);
+	failure->hint = hint_for(op, task);
+	failure->activity_id = change->news.activity_id;
+	change->failure = failure;
+	change->news.error_code = failure->error_code;
+	change->news.details = failure->details;
+	if (task->failure_status[0] != '\0')
+		change->news.failure_status = kpg_report_text(task->failure_status);
+}
+
+/* In doubt, and the status table knows nothing that would end the doubt. */
+static void
+decide_doubt(WorkBlob *blob, bool row_missing)
+{
+	WorkChange *change = &blob->change;
+	int64		age_ms = kpg_worker_now_ms() - blob->since_ms;
+
+	/* The row is written before the message: without the one there is no other. */
+	if (!row_missing && age_ms < (int64) kpg_repost_after_s * 1000)
+		return;
+	change->in_doubt = false;
+	change->status_row = !row_missing;
+	change->due_ms = 0;
+}
+
+static void
+decide_pending(WorkOperation *op, WorkBlob *blob, bool row_missing)
+{
+	WorkChange *change = &blob->change;
+	int64		age_ms = kpg_worker_now_ms() - blob->since_ms;
+
+	change->to = blob->row->state;
+	change->in_doubt = blob->in_doubt;
+	change->due_ms = next_poll(op, blob);
+	if (blob->in_doubt)
+		decide_doubt(blob, row_missing);
+	else if (age_ms >= (int64) kpg_status_timeout_s * 1000)
+		decide_unknown(op, blob, "Kusto has not reported on the data in time");
+}
+
+/*
+ * The table could not be asked: a matter of the table and not of the data, so
+ * whatever the error, only time ends it.
+ */
+static void
+decide_error(WorkOperation *op, WorkBlob *blob, const KcError *err)
+{
+	WorkChange *change = &blob->change;
+	int			trouble = (int) err->status * 1000 + err->http_status;
+
+	op->session_stale = true;
+	decide_pending(op, blob, false);
+	change->due_ms = Max(change->due_ms, kpg_worker_now_ms() + err->retry_after_ms);
+	if (change->failure == NULL && blob->trouble != trouble)
+		change->failure = kpg_worker_failure(op, err);
+	blob->trouble = trouble;
+}
+
+static void
+decide(WorkOperation *op, WorkBlob *blob, const KcStatusTask *task)
+{
+	if (task->task.error.status != KC_OK)
+	{
+		decide_error(op, blob, &task->task.error);
+		return;
+	}
+	switch (task->outcome)
+	{
+		case KC_OUTCOME_SUCCEEDED:
+			decide_end(op, blob, task, KPG_STATE_SUCCEEDED);
+			break;
+		case KC_OUTCOME_PARTIALLY_SUCCEEDED:
+			decide_end(op, blob, task, KPG_STATE_PARTIALLY_SUCCEEDED);
+			break;
+		case KC_OUTCOME_FAILED:
+			decide_end(op, blob, task, KPG_STATE_FAILED);
+			break;
+		case KC_OUTCOME_SKIPPED:
+			decide_end(op, blob, task, KPG_STATE_SKIPPED);
+			break;
+		case KC_OUTCOME_QUEUED:
+			decide_unknown(op, blob, "Kusto does not report on the data");
+			break;
+		case KC_OUTCOME_PENDING:
+		case KC_OUTCOME_MISSING:
+			decide_pending(op, blob, task->outcome == KC_OUTCOME_MISSING);
+			break;
+	}
+}
+
+void
+kpg_worker_poll_decide(WorkOperation *op, WorkBlob *blob)
+{
+	const KcStatusTask *task = (const KcStatusTask *) blob->task;
+	MemoryContext old = MemoryContextSwitchTo(op->scratch);
+
+	blob->change.pending = true;
+	blob->change.status_row = blob->status_row;
+	decide(op, blob, task);
+	if (kpg_operations_is_final(blob->change.to))
+		op->poll_window = Min(op->poll_window * 2, WINDOW_MAX);
+	else
+		op->poll_window = 1;
+	MemoryContextSwitchTo(old);
+}
+
+/* ---- beginning ---- */
+
+/* Nothing can be learnt of it. */
+static void
+cannot_ask(WorkOperation *op, WorkBlob *blob)
+{
+	MemoryContext old = MemoryContextSwitchTo(op->scratch);
+
+	blob->change.pending = true;
+	blob->change.to = blob->row->state;
+	blob->change.status_row = blob->status_row;
+	if (blob->in_doubt)
+		decide_doubt(blob, true);
+	else
+		decide_unknown(op, blob, "the service has no status table, so it does not report on the data");
+	MemoryContextSwitchTo(old);
+}
+
+static void
+start_poll(WorkOperation *op, WorkBlob *blob)
+{
+	KcStatusTask *task;
+	KcError		err;
+
+	if (blob->row->status_table == NULL)
+	{
+		cannot_ask(op, blob);
+		return;
+	}
+	if (kc_kusto_status_start(op->session->client, kc_slice(blob->row->status_table),
+							  &blob->row->source_id, &task, &err) == KC_OK)
+	{
+		blob->task = &task->task;
+		blob->polling = true;
+		op->lane->npolling++;
+		kpg_worker_task_begins();
+		return;
+	}
+	{
+		MemoryContext old = MemoryContextSwitchTo(op->scratch);
+
+		blob->change.pending = true;
+		blob->change.status_row = blob->status_row;
+		decide_error(op, blob, &err);
+		MemoryContextSwitchTo(old);
+	}
+}
+
+void
+kpg_worker_poll_start(WorkOperation *op, int64 now_ms)
+{
+	int			i = 0;
+	int			window = op->poll_window;
+	WorkBlob   *blob;
+
+	while (has_room(op) && (blob = next_candidate(op, &i, &window)) != NULL)
+	{
+		if (blob->due_ms <= now_ms)
+			start_poll(op, blob);
+	}
+}
