@@ -65,7 +65,7 @@ SELECT kusto_ingest('SELECT 1 AS a INTO regress_u', 'db', 'T');
 SELECT kusto_ingest('CREATE TABLE regress_u AS SELECT 1', 'db', 'T');
 SELECT kusto_ingest('EXPLAIN SELECT 1', 'db', 'T');
 SELECT kusto_ingest('COPY regress_t TO STDOUT', 'db', 'T');
-SELECT kusto_ingest('CALL regress_p()', 'db', 'T');
+SELECT kusto_ingest('CALL kusto_ingest_and_wait(NULL, NULL, NULL)', 'db', 'T');
 SELECT kusto_ingest('BEGIN', 'db', 'T');
 SELECT kusto_ingest('SHOW work_mem', 'db', 'T');
 SELECT kusto_ingest('DELETE FROM regress_t', 'db', 'T');

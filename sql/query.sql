@@ -76,6 +76,20 @@ ALTER USER MAPPING FOR CURRENT_USER SERVER regress_kusto
 	OPTIONS (SET auth 'client_secret', ADD tenant :'tenant', ADD client_id :'client_id', ADD client_secret :'client_secret');
 SELECT kusto_query('print x=1');
 
+-- a server that is described by a connection string
+\set string 'Data Source=' :engine ';Initial Catalog=telemetry;AAD Federated Security=True;Authority Id=' :login
+CREATE SERVER regress_kusto_string FOREIGN DATA WRAPPER kusto OPTIONS (connection_string :'string');
+CREATE USER MAPPING FOR PUBLIC SERVER regress_kusto_string
+	OPTIONS (auth 'client_secret', tenant :'tenant', client_id :'client_id', client_secret :'client_secret');
+SELECT kusto_query('print x=2', server => 'regress_kusto_string');
+ALTER SERVER regress_kusto_string OPTIONS (SET connection_string 'Data Source=http://127.0.0.1:1;Initial Catalog=telemetry');
+\set VERBOSITY sqlstate
+SET kusto_ingest.retry_timeout = 0;
+SELECT kusto_query('print x=2', server => 'regress_kusto_string');
+RESET kusto_ingest.retry_timeout;
+\set VERBOSITY default
+DROP SERVER regress_kusto_string CASCADE;
+
 -- step by step
 SELECT step, ok, milliseconds >= 0 AS timed, hint FROM kusto_test_connection();
 SELECT step, ok, milliseconds >= 0 AS timed, hint FROM kusto_test_connection('regress_kusto');

@@ -15,7 +15,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $kusto = KustoLocal->start;
-my $pg = KustoCluster->start($kusto);
+my $pg = KustoCluster->start($kusto, conf => "kusto_ingest.default_server = 'adx'\n");
 $kusto->create_table(KustoCluster::DATABASE, 'T', 'i:int, t:string');
 
 my $secret = $kusto->client_secret;

@@ -10,7 +10,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $kusto = KustoLocal->start;
-my $pg = KustoCluster->start($kusto, conf => "kusto_ingest.retry_timeout = '20s'\n");
+my $pg = KustoCluster->start($kusto, conf => "kusto_ingest.retry_timeout = '20s'\nkusto_ingest.default_server = 'adx'\n");
 my @json = (headers => { 'Content-Type' => 'application/json' });
 my $once = 'SET kusto_ingest.retry_timeout = 0; ';
 

@@ -77,14 +77,14 @@ refused('no database at all', q(kusto_ingest('SELECT 1', NULL, 'T', server => 'n
 	{ sqlstate => '22004', message => qr/database.*"no_default"/, hint => qr/database/ });
 $pg->sql('DROP SERVER no_default CASCADE');
 $kusto->create_table($db, 'T', 'i:int, s:string');
-$pg->succeeds($pg->sql(q(SELECT kusto_ingest('SELECT 1, 2', NULL, 'T'))), 'NULL as database: the server\'s own');
+$pg->succeeds($pg->sql(q(SELECT kusto_ingest('SELECT 1, $$x$$', NULL, 'T'))), 'NULL as database: the server\'s own');
 refused('an empty database', q(kusto_ingest('SELECT 1', '', 'T')), { sqlstate => '22023', message => qr/database/ });
 refused('an empty table', q(kusto_ingest('SELECT 1', 'db', '')), { sqlstate => '22023', message => qr/table/ });
 
 # ---- words ----
 
 refused('a mode that does not exist', $pg->ingest_call('SELECT 1', 'T', mode => q('queud')),
-	{ sqlstate => '22023', message => qr/mode "queud"/, hint => qr/Perhaps you meant "queued"/ });
+	{ sqlstate => '22023', message => qr/mode "queud"/, hint => qr/Perhaps you meant the mode "queued"/ });
 refused('a mode that is nothing like one', $pg->ingest_call('SELECT 1', 'T', mode => q('sideways')),
 	{ sqlstate => '22023', message => qr/mode "sideways"/, hint => qr/queued/ });
 refused('a policy that does not exist', $pg->ingest_call('SELECT 1', 'T', on_type_error => q('nul')),
@@ -102,6 +102,7 @@ refused('several servers, none named', $pg->ingest_call('SELECT 1', 'T'),
 	{ message => qr/server/, hint => qr/default_server/, text => qr/adx.*second/s });
 refused('a server without a user mapping', $pg->ingest_call('SELECT 1', 'T', server => q('second')),
 	{ message => qr/user mapping/, hint => qr/CREATE USER MAPPING/ });
+$kusto->create_table($db, 'T', 'i:int, s:string');
 $pg->succeeds($pg->sql(q(SET kusto_ingest.default_server = 'adx'; ) . 'SELECT ' . $pg->ingest_call('SELECT 5, $$five$$', 'T')),
 	'kusto_ingest.default_server chooses');
 refused('a default server that does not exist', q(SET kusto_ingest.default_server = 'gone'; SELECT ) . $pg->ingest_call('SELECT 1', 'T'),
@@ -128,13 +129,15 @@ $pg->sql(q(CREATE SERVER bad FOREIGN DATA WRAPPER kusto OPTIONS (cluster 'https:
 refused('a mapping option that does not exist', "$mapping (auth 'client_secret', clientsecret 'hunter2')",
 	{ sqlstate => 'HV00D', message => qr/"clientsecret"/, hint => qr/Perhaps you meant the option "client_secret"/ });
 refused('a way to log in that does not exist', "$mapping (auth 'client_secrt')",
-	{ message => qr/client_secrt/, hint => qr/client_secret/ });
+	{ message => qr/"auth"/, hint => qr/client_secret/, text => qr/^(?!.*client_secrt)/s });
 refused('a client_secret without a tenant', "$mapping (auth 'client_secret', client_id 'a', client_secret 'hunter2')",
 	{ message => qr/tenant/ });
 refused('an access_token without a token', "$mapping (auth 'access_token')", { message => qr/access_token/ });
 refused('an option twice', "$mapping (auth 'none', auth 'none')", { sqlstate => '42710' });
 refused('a mapping option on a server', "ALTER SERVER bad OPTIONS (client_secret 'hunter2')",
 	{ message => qr/client_secret/, hint => qr/user mapping|USER MAPPING|valid options/i });
+
+$pg->sql('DROP SERVER bad CASCADE');
 
 # ---- messages that are too large ----
 
@@ -191,11 +194,15 @@ is($pg->sql(q(SELECT kusto_query('Empty | count', 'db'))), '{"Count": 0}', 'zero
 
 # Names.
 $kusto->reset;
-for my $name ('with space', q(it's "quoted"), 'Tische-Ä.1', 'x' x 200)
+for my $name ('with space', 'a-b.c_d', 'x' x 200)
 {
-	$pg->succeeds($pg->ingest('SELECT 1 AS "Größe in m²", 2 AS "a\'b"', $name, create_table => 'true'), "a table called $name");
+	$pg->succeeds($pg->ingest('SELECT 1 AS "size in m", 2 AS "where", 3 AS "4-5.6"', $name, create_table => 'true'), "a table called $name");
 	is($kusto->count($db, $name), 1, "a table called $name has the row");
 }
+refused('a column name that Kusto cannot have', $pg->ingest_call(q(SELECT 1 AS "a'b"), 'T', create_table => 'true'),
+	{ sqlstate => '42602', message => qr/"a'b"/, hint => qr/AS/ });
+refused('a table name that Kusto cannot have', $pg->ingest_call('SELECT 1 AS a', q(a'b), create_table => 'true'),
+	{ sqlstate => '42602', message => qr/"a'b"/ });
 refused('a table name beyond 1024 characters', $pg->ingest_call('SELECT 1 AS i', 'x' x 1100, create_table => 'true'), { message => qr/name|1024/ });
 refused('two columns of one name', $pg->ingest_call('SELECT 1 AS a, 2 AS a', 'Twice', create_table => 'true'),
 	{ sqlstate => '42701', message => qr/"a"/ });
@@ -206,7 +213,7 @@ refused('an operation that does not exist', q(kusto_wait('00000000-0000-0000-000
 my $session = $pg->session;
 $session->sql('BEGIN');
 my $id = $session->sql('SELECT ' . $pg->ingest_call('SELECT 1, $$x$$', 'T'));
-$pg->error_is($session->fails("SELECT kusto_wait('$id')"), { message => qr/./, hint => qr/[Cc]ommit/ },
+$pg->error_is($session->fails("SELECT kusto_wait('$id')"), { message => qr/./, hint => qr/COMMIT/ },
 	'an operation of the current transaction');
 $session->sql('ROLLBACK');
 $session->send('BEGIN; ' . q(CALL kusto_ingest_and_wait('SELECT 1', 'db', 'T')));

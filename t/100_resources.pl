@@ -10,7 +10,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $kusto = KustoLocal->start;
-my $pg = KustoCluster->start($kusto, conf => "kusto_ingest.retry_timeout = '20s'\n");
+my $pg = KustoCluster->start($kusto, conf => "kusto_ingest.retry_timeout = '20s'\nkusto_ingest.default_server = 'adx'\n");
 my $db = KustoCluster::DATABASE;
 my $true = JSON::PP::true;
 

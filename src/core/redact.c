@@ -16,12 +16,10 @@
 #include <string.h>
 
 #include "ascii.h"
+#include "redact_read.h"
 
 /* More places than this in one text: the rest of the text goes. */
 #define MAX_RANGES	64
-
-/* Blanks allowed around the separator of a member. */
-#define MAX_BLANKS	16
 
 /* Longest name of a query parameter. */
 #define MAX_NAME	64
@@ -34,8 +32,7 @@ typedef struct Range
 
 typedef struct Scan
 {
-	const char *text;
-	size_t		len;
+	KcSlice		text;
 	size_t		url_end;		/* the URL that we are in ends here */
 	size_t		name_len;		/* logical characters of the current name */
 	char		name[MAX_NAME]; /* the last of them, lower case */
@@ -79,139 +76,12 @@ static const struct
 	{"basic", NAME_BASE64_SCHEME, false},
 };
 
-/* ---- logical characters ---- */
-
-/* Value of two hexadecimal digits at text[at], or -1. */
-static int
-hex_pair(const Scan *scan, size_t at)
-{
-	int			high;
-	int			low;
-
-	if (at > scan->len || scan->len - at < 2)
-		return -1;
-	high = kc_ascii_hex(scan->text[at]);
-	low = kc_ascii_hex(scan->text[at + 1]);
-	return high < 0 || low < 0 ? -1 : high * 16 + low;
-}
-
-static bool
-stands_at(const Scan *scan, size_t at, const char *what)
-{
-	size_t		len = strlen(what);
-
-	return at <= scan->len && scan->len - at >= len &&
-		memcmp(scan->text + at, what, len) == 0;
-}
-
-static size_t
-backslashes_at(const Scan *scan, size_t at)
-{
-	size_t		start = at;
-
-	while (at < scan->len && scan->text[at] == '\\')
-		at++;
-	return at - start;
-}
-
-static char
-logical_percent(const Scan *scan, size_t at, size_t *n)
-{
-	size_t		digits = at + 1;
-	int			byte;
-
-	while (stands_at(scan, digits, "25") && hex_pair(scan, digits + 2) >= 0)
-		digits += 2;
-	byte = hex_pair(scan, digits);
-	if (byte < 0)
-		return '%';
-	*n = digits + 2 - at;
-	return (char) byte;
-}
-
-static char
-logical_backslash(const Scan *scan, size_t at, size_t *n)
-{
-	size_t		behind = at + backslashes_at(scan, at);
-
-	if (stands_at(scan, behind, "u00") && hex_pair(scan, behind + 3) >= 0)
-	{
-		*n = behind + 5 - at;
-		return (char) hex_pair(scan, behind + 3);
-	}
-	if (behind < scan->len && strchr("\"'/", scan->text[behind]) != NULL &&
-		scan->text[behind] != '\0')
-	{
-		*n = behind + 1 - at;
-		return scan->text[behind];
-	}
-	return '\\';
-}
-
-static char
-logical_ampersand(const Scan *scan, size_t at, size_t *n)
-{
-	static const struct
-	{
-		const char *entity;
-		char		c;
-	}			entities[] = {
-		{"quot;", '"'}, {"apos;", '\''}, {"lt;", '<'}, {"gt;", '>'},
-		{"#34;", '"'}, {"#39;", '\''}, {"#x22;", '"'}, {"#x27;", '\''},
-		{"#x3D;", '='}, {"#x3d;", '='}, {"#61;", '='}, {"#43;", '+'},
-	};
-	size_t		behind = at + 1;
-
-	while (stands_at(scan, behind, "amp;"))
-		behind += 4;
-	for (size_t i = 0; i < sizeof(entities) / sizeof(entities[0]); i++)
-	{
-		if (stands_at(scan, behind, entities[i].entity))
-		{
-			*n = behind + strlen(entities[i].entity) - at;
-			return entities[i].c;
-		}
-	}
-	*n = behind - at;
-	return '&';
-}
-
-/* The character that stands at text[at], and how many bytes write it. */
-static char
-logical(const Scan *scan, size_t at, size_t *n)
-{
-	*n = 1;
-	switch (scan->text[at])
-	{
-		case '%':
-			return logical_percent(scan, at, n);
-		case '\\':
-			return logical_backslash(scan, at, n);
-		case '&':
-			return logical_ampersand(scan, at, n);
-		default:
-			return scan->text[at];
-	}
-}
-
-/* The same, '\0' at the end of the text. */
-static char
-peek(const Scan *scan, size_t at, size_t *n)
-{
-	*n = 0;
-	return at < scan->len ? logical(scan, at, n) : '\0';
-}
+/* ---- characters ---- */
 
 static bool
 is_name_char(char c)
 {
 	return kc_ascii_is_alnum(c) || c == '_' || c == '-';
-}
-
-static bool
-is_blank(char c)
-{
-	return c == ' ' || c == '\t' || c == '\n' || c == '\r';
 }
 
 /* ---- ranges ---- */
@@ -231,182 +101,40 @@ mark(Scan *scan, size_t start, size_t end)
 			end = last->end;
 	}
 	if (scan->nranges == MAX_RANGES)
-		scan->ranges[MAX_RANGES - 1].end = scan->len;
+		scan->ranges[MAX_RANGES - 1].end = scan->text.len;
 	else
 		scan->ranges[scan->nranges++] = (Range) {start, end};
-}
-
-/* First byte from at that is a blank, a control or one of stops, as written. */
-static size_t
-run_end(const Scan *scan, size_t at, const char *stops)
-{
-	while (at < scan->len && (unsigned char) scan->text[at] > ' ' &&
-		   strchr(stops, scan->text[at]) == NULL)
-		at++;
-	return at;
 }
 
 #define URL_STOPS "\"<>"
 
 /* ---- values ---- */
 
-/*
- * Is the quote behind a run of backslashes the closing one, when the opening
- * one had level of them?  Each level of quoting doubles and adds one.
- */
-static bool
-run_closes(size_t run, size_t level)
-{
-	return run < level || (run - level) / (level + 1) % 2 == 0;
-}
-
-/* Is text[at] a quote that, at its level, writes the character c? */
-static bool
-quote_behind_backslashes(const Scan *scan, size_t at, char c)
-{
-	if (at >= scan->len)
-		return false;
-	return scan->text[at] == c || stands_at(scan, at, c == '"' ? "u0022" : "u0027");
-}
-
-/* End of a value whose opening quote, c, is at..at+n and begins with no % or &. */
-static size_t
-quoted_end(const Scan *scan, size_t at, size_t n, char c)
-{
-	size_t		level = backslashes_at(scan, at);
-
-	at += n;
-	while (at < scan->len)
-	{
-		size_t		run = backslashes_at(scan, at);
-
-		if (!quote_behind_backslashes(scan, at + run, c) ||
-			(scan->text[at + run] == 'u' && run == 0))
-		{
-			at += run + 1;
-			continue;
-		}
-		if (run_closes(run, level))
-		{
-			/* SQL doubles its quote */
-			if (c == '\'' && stands_at(scan, at + run, "''"))
-			{
-				at += run + 2;
-				continue;
-			}
-			return at + (run < level ? run : run - level);
-		}
-		at += run + 1;
-	}
-	return scan->len;
-}
-
-/*
- * The same for a quote written %22 or &quot;.  Only a backslash that is written
- * at the same level, %5C to %22 and %255C to %2522, escapes it.
- */
-static size_t
-encoded_quoted_end(const Scan *scan, size_t at, size_t n)
-{
-	KcSlice		quote = {scan->text + at, n};
-	bool		percent = *quote.data == '%';
-	bool		escaped = false;
-
-	for (at += n; at < scan->len; at += n)
-	{
-		KcSlice		here = {scan->text + at, scan->len - at};
-		KcSlice		unit = {here.data, quote.len};
-
-		/* The whole was written without these, so it has ended. */
-		if ((unsigned char) *here.data < ' ' || *here.data == '"')
-			return at;
-		n = 1;
-		if (here.len >= quote.len && kc_slice_ieq(unit, quote))
-		{
-			if (!escaped)
-				return at;
-			n = quote.len;
-			escaped = false;
-		}
-		else if (percent && here.len >= quote.len &&
-				 memcmp(unit.data, quote.data, quote.len - 2) == 0 &&
-				 kc_slice_ends_i(unit, kc_slice("5C")))
-		{
-			n = quote.len;
-			escaped = !escaped;
-		}
-		else
-			escaped = !percent && *here.data == '\\' && !escaped;
-	}
-	return scan->len;
-}
-
-/* Behind the bracket that closes the one at at, or the end of the text. */
-static size_t
-bracket_end(const Scan *scan, size_t at)
-{
-	size_t		depth = 0;
-	size_t		n;
-
-	for (; at < scan->len; at += n)
-	{
-		char		c = logical(scan, at, &n);
-
-		if (c == '{' || c == '[')
-			depth++;
-		else if ((c == '}' || c == ']') && --depth == 0)
-			return at + n;
-	}
-	return scan->len;
-}
-
 static void
 mark_value(Scan *scan, size_t at, NameKind kind)
 {
 	const char *stops = "\"'<>&;";
 	size_t		n;
-	char		c = peek(scan, at, &n);
+	char		c = kc_redact_peek(scan->text, at, &n);
 
 	if (c == '"' || c == '\'')
 	{
-		bool		encoded = scan->text[at] == '%' || scan->text[at] == '&';
-
-		mark(scan, at + n, encoded ? encoded_quoted_end(scan, at, n) :
-			 quoted_end(scan, at, n, c));
+		mark(scan, at + n, kc_redact_quoted_end(scan->text, at));
 		return;
 	}
 	if (kind == NAME_LINE)
 	{
-		const char *newline = memchr(scan->text + at, '\n', scan->len - at);
+		const char *newline = memchr(scan->text.data + at, '\n', scan->text.len - at);
 
-		mark(scan, at, newline == NULL ? scan->len : (size_t) (newline - scan->text));
+		mark(scan, at, newline == NULL ? scan->text.len : (size_t) (newline - scan->text.data));
 		return;
 	}
 	if (kind == NAME_QUERY)
 		stops = URL_STOPS;
 	if (c == '{' || c == '[')
-		mark(scan, at, run_end(scan, bracket_end(scan, at), stops));
+		mark(scan, at, kc_redact_run_end(scan->text, kc_redact_bracket_end(scan->text, at), stops));
 	else
-		mark(scan, at, run_end(scan, at, stops));
-}
-
-/* Behind blanks, be they written " ", "%20" or, inside JSON, "\\n". */
-static size_t
-skip_blanks(const Scan *scan, size_t at)
-{
-	for (int i = 0; i < MAX_BLANKS; i++)
-	{
-		size_t		n;
-		char		c = peek(scan, at, &n);
-		size_t		behind = at + backslashes_at(scan, at);
-
-		if (c == '\\' && behind < scan->len && strchr("nrt", scan->text[behind]) != NULL)
-			n = behind + 1 - at;
-		else if (!is_blank(c))
-			break;
-		at += n;
-	}
-	return at;
+		mark(scan, at, kc_redact_run_end(scan->text, at, stops));
 }
 
 /* "the token: expected a string": a word, not a token. */
@@ -415,11 +143,11 @@ is_prose(const Scan *scan, size_t at)
 {
 	size_t		end = at;
 
-	while (end < scan->len && kc_ascii_is_alpha(scan->text[end]))
+	while (end < scan->text.len && kc_ascii_is_alpha(scan->text.data[end]))
 		end++;
 	if (end == at || end - at > 14)
 		return false;
-	return end == scan->len || strchr(" .,;)", scan->text[end]) != NULL;
+	return end == scan->text.len || strchr(" .,;)", scan->text.data[end]) != NULL;
 }
 
 /* A name of a secret member has ended at end: mark its value. */
@@ -428,7 +156,7 @@ member_ended(Scan *scan, size_t end, int which)
 {
 	size_t		n;
 	size_t		at = end;
-	char		c = peek(scan, at, &n);
+	char		c = kc_redact_peek(scan->text, at, &n);
 	bool		quoted;
 	bool		bare = scan->name_len == strlen(names[which].suffix);
 
@@ -436,29 +164,29 @@ member_ended(Scan *scan, size_t end, int which)
 	while (c == '\\')
 	{
 		at += n;
-		c = peek(scan, at, &n);
+		c = kc_redact_peek(scan->text, at, &n);
 	}
 	quoted = c == '"' || c == '\'';
 
 	/* <AccountKey>secret</AccountKey> */
 	if (c == '>' && scan->name_len > 0)
 	{
-		mark(scan, at + n, run_end(scan, at + n, "<&"));
+		mark(scan, at + n, kc_redact_run_end(scan->text, at + n, "<&"));
 		return;
 	}
 	if (quoted)
 		at += n;
-	at = skip_blanks(scan, at);
-	c = peek(scan, at, &n);
+	at = kc_redact_skip_blanks(scan->text, at);
+	c = kc_redact_peek(scan->text, at, &n);
 	if (c != ':' && c != '=')
 		return;
 	at += n;
-	if (c == '=' && peek(scan, at, &n) == '>')
+	if (c == '=' && kc_redact_peek(scan->text, at, &n) == '>')
 		at += n;
 	if (!quoted && bare && c == ':' && names[which].also_prose &&
-		at < scan->len && scan->text[at] == ' ' && is_prose(scan, at + 1))
+		at < scan->text.len && scan->text.data[at] == ' ' && is_prose(scan, at + 1))
 		return;
-	mark_value(scan, skip_blanks(scan, at), names[which].kind);
+	mark_value(scan, kc_redact_skip_blanks(scan->text, at), names[which].kind);
 }
 
 /* Words that follow "bearer" and "basic" in a sentence. */
@@ -503,7 +231,7 @@ scheme_ended(Scan *scan, size_t end, NameKind kind)
 	KcSlice		word;
 	char		c;
 
-	while (is_blank(c = peek(scan, at, &n)) || c == '+')
+	while (kc_redact_is_blank(c = kc_redact_peek(scan->text, at, &n)) || c == '+')
 		at += n;
 	if (at == end)
 		return;
@@ -512,8 +240,8 @@ scheme_ended(Scan *scan, size_t end, NameKind kind)
 		mark_value(scan, at, NAME_VALUE);
 		return;
 	}
-	value_end = run_end(scan, at, "\"'<>");
-	word = (KcSlice) {scan->text + at, value_end - at};
+	value_end = kc_redact_run_end(scan->text, at, "\"'<>");
+	word = (KcSlice) {scan->text.data + at, value_end - at};
 	if (is_scheme_prose(word))
 		return;
 	if (kind == NAME_BASE64_SCHEME && !looks_like_base64(word))
@@ -529,7 +257,7 @@ static bool
 name_has_suffix(const Scan *scan, size_t end, KcSlice suffix)
 {
 	KcSlice		decoded = {scan->name, scan->name_len};
-	KcSlice		written = {scan->text, end};
+	KcSlice		written = {scan->text.data, end};
 
 	return kc_slice_ends_i(decoded, suffix) || kc_slice_ends_i(written, suffix);
 }
@@ -555,15 +283,15 @@ name_ended(Scan *scan, size_t end)
 static void
 url_begins(Scan *scan, size_t at, bool encoded)
 {
-	size_t		end = run_end(scan, at, encoded ? URL_STOPS : URL_STOPS "/?#");
+	size_t		end = kc_redact_run_end(scan->text, at, encoded ? URL_STOPS : URL_STOPS "/?#");
 	size_t		user_end = at;
 	size_t		colon = end;
 	size_t		n;
 
-	scan->url_end = run_end(scan, at, URL_STOPS);
+	scan->url_end = kc_redact_run_end(scan->text, at, URL_STOPS);
 	for (size_t i = at; i < end; i += n)
 	{
-		char		c = logical(scan, i, &n);
+		char		c = kc_redact_char(scan->text, i, &n);
 
 		if (c == '@')
 			user_end = i;
@@ -572,9 +300,9 @@ url_begins(Scan *scan, size_t at, bool encoded)
 	}
 
 	/* Where the text was cut, "user:pass" may have lost its "@". */
-	if (user_end == at && end == scan->len && colon < end && scan->text[at] != '[')
+	if (user_end == at && end == scan->text.len && colon < end && scan->text.data[at] != '[')
 	{
-		while (colon < end && kc_ascii_is_digit(scan->text[colon]))
+		while (colon < end && kc_ascii_is_digit(scan->text.data[colon]))
 			colon++;
 		if (colon < end)
 			user_end = end;
@@ -586,13 +314,13 @@ url_begins(Scan *scan, size_t at, bool encoded)
 static void
 query_begins(Scan *scan, size_t at, bool in_url)
 {
-	size_t		end = run_end(scan, at, URL_STOPS);
+	size_t		end = kc_redact_run_end(scan->text, at, URL_STOPS);
 	size_t		n;
 	int			name_len = 0;
 
 	for (size_t i = at; !in_url && i < end; i += n)
 	{
-		char		c = logical(scan, i, &n);
+		char		c = kc_redact_char(scan->text, i, &n);
 
 		if (c == '=' && name_len > 0)
 			in_url = true;
@@ -621,9 +349,9 @@ mark_jwt(Scan *scan, size_t at)
 	size_t		end = at;
 	size_t		n;
 
-	if (!stands_at(scan, at, "eyJ"))
+	if (!kc_slice_starts(kc_slice_n(scan->text.data + at, scan->text.len - at), kc_slice("eyJ")))
 		return;
-	while (end < scan->len && is_jwt_char(logical(scan, end, &n)))
+	while (end < scan->text.len && is_jwt_char(kc_redact_char(scan->text, end, &n)))
 		end += n;
 	if (end - at >= 10)
 		mark(scan, at, end);
@@ -647,9 +375,9 @@ find_secrets(Scan *scan)
 	size_t		n2;
 	size_t		n3;
 
-	for (size_t at = 0; at < scan->len; at += n)
+	for (size_t at = 0; at < scan->text.len; at += n)
 	{
-		char		c = logical(scan, at, &n);
+		char		c = kc_redact_char(scan->text, at, &n);
 
 		for (size_t i = at; i < at + n; i++)
 			mark_jwt(scan, i);
@@ -659,8 +387,8 @@ find_secrets(Scan *scan)
 			continue;
 		}
 		name_ended(scan, at);
-		if (c == ':' && peek(scan, at + n, &n2) == '/' &&
-			peek(scan, at + n + n2, &n3) == '/')
+		if (c == ':' && kc_redact_peek(scan->text, at + n, &n2) == '/' &&
+			kc_redact_peek(scan->text, at + n + n2, &n3) == '/')
 			url_begins(scan, at + n + n2 + n3, n + n2 + n3 > 3);
 		else if (c == '?')
 			query_begins(scan, at + n, at < scan->url_end);
@@ -705,8 +433,7 @@ kc_redact(char *text, size_t *len)
 	do
 	{
 		memset(&scan, 0, sizeof(scan));
-		scan.text = text;
-		scan.len = *len;
+		scan.text = kc_slice_n(text, *len);
 		if (*len > 0)
 			find_secrets(&scan);
 	} while (rewrite(text, len, &scan));

@@ -10,6 +10,9 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#if PG_VERSION_NUM < 140000
+#include "catalog/indexing.h"
+#endif
 #include "catalog/pg_authid.h"
 #include "catalog/pg_foreign_server.h"
 #include "datatype/timestamp.h"

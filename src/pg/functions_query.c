@@ -22,7 +22,7 @@
 #include "wait.h"
 
 /* Kusto itself cuts a query's result at 64 MB unless it is told not to. */
-#define MAX_RESPONSE ((size_t) 256 * 1024 * 1024)
+#define MAX_RESPONSE ((size_t) 128 * 1024 * 1024)
 
 PG_FUNCTION_INFO_V1(kusto_query);
 PG_FUNCTION_INFO_V1(kusto_command);

@@ -140,10 +140,11 @@ kusto_test_connection(PG_FUNCTION_ARGS)
 		Row			row = {{0}, {false}};
 
 		set_text(&row, COL_STEP, kc_probe_name((KcProbe) probe));
-		if (ok)
-			ok = try_step(session, (KcProbe) probe, &principal, &row);
-		else
+		if (!ok)
 			skip_step(&row);
+		else if (!try_step(session, (KcProbe) probe, &principal, &row))
+			/* A principal that may only ingest may not query. */
+			ok = probe == KC_PROBE_QUERY;
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, row.values, row.nulls);
 		MemoryContextReset(step_context);
 	}

@@ -186,8 +186,10 @@ typedef struct KpgOpenOperation
 	pg_uuid_t	id;
 	Oid			owner;
 	char	   *server;
-	char	   *database;
+	char	   *database;		/* these two for messages */
 	char	   *table_name;
+	char	   *database_utf8;	/* from here to if_not_exists: for the service */
+	char	   *table_utf8;
 	char	   *table_command;	/* NULL: none */
 	char	   *mapping;		/* NULL: none */
 	char	  **tags;

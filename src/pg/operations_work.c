@@ -19,6 +19,7 @@
 
 #include "operations.h"
 #include "operations_internal.h"
+#include "session.h"
 
 static const char select_staged[] =
 "SELECT o.id FROM kusto.operation o"
@@ -177,6 +178,13 @@ kpg_operations_unfinished(KpgSweep *sweep, int limit)
 
 /* ---- one operation ---- */
 
+/* Done here because it takes a transaction, which is over when the text is sent. */
+static char *
+utf8(MemoryContext context, const char *text)
+{
+	return text != NULL ? MemoryContextStrdup(context, kpg_session_utf8(text)) : NULL;
+}
+
 static char **
 read_strings(MemoryContext context, int column, int *n)
 {
@@ -190,7 +198,7 @@ read_strings(MemoryContext context, int column, int *n)
 		return NULL;
 	strings = MemoryContextAlloc(context, sizeof(char *) * (Size) *n);
 	for (int i = 0; i < *n; i++)
-		strings[i] = MemoryContextStrdup(context, TextDatumGetCString(values[i]));
+		strings[i] = utf8(context, TextDatumGetCString(values[i]));
 	return strings;
 }
 
@@ -205,10 +213,12 @@ read_operation(MemoryContext context, const pg_uuid_t *id)
 	operation->server = kpg_operations_string(context, 0, 2);
 	operation->database = kpg_operations_string(context, 0, 3);
 	operation->table_name = kpg_operations_string(context, 0, 4);
-	operation->table_command = kpg_operations_string(context, 0, 5);
+	operation->database_utf8 = utf8(context, operation->database);
+	operation->table_utf8 = utf8(context, operation->table_name);
+	operation->table_command = utf8(context, kpg_operations_string(CurrentMemoryContext, 0, 5));
 	operation->state = kpg_operations_state(kpg_operations_string(context, 0, 6));
 	operation->total_blobs = DatumGetInt32(kpg_operations_value(0, 7, &isnull));
-	operation->mapping = kpg_operations_string(context, 0, 8);
+	operation->mapping = utf8(context, kpg_operations_string(CurrentMemoryContext, 0, 8));
 	operation->tags = read_strings(context, 9, &operation->ntags);
 	operation->if_not_exists = read_strings(context, 10, &operation->nif_not_exists);
 	operation->creation_time = DatumGetTimestampTz(kpg_operations_value(0, 11, &isnull));

@@ -43,7 +43,8 @@ refused_principal(const KcError *err)
 }
 
 static char *
-grant_command(const KcError *err, const char *role, const char *database, const char *principal)
+grant_command(const KcError *err, const char *role, const char *members, const char *database,
+			  const char *principal)
 {
 	char	   *refused = refused_principal(err);
 	KcBuf		command;
@@ -55,13 +56,12 @@ grant_command(const KcError *err, const char *role, const char *database, const 
 	kc_buf_init(&command, kpg_alloc_create(CurrentMemoryContext), KC_BUF_UNLIMITED);
 	kc_buf_str(&command, ".add database ");
 	kc_text_kql_name(&command, kc_slice(database != NULL && database[0] != '\0' ? database : "<database>"));
-	kc_buf_printf(&command, " %s (", role);
+	kc_buf_printf(&command, " %s (", members);
 	kc_text_kql_string(&command, kc_slice(principal));
 	kc_buf_str(&command, ")");
 	if (command.failed != KC_OK)
 		return NULL;
-	return psprintf("The principal needs the role of the %s of the database. "
-					"An administrator of the database grants it with: %s",
+	return psprintf("The principal needs the role %s. An administrator of the database grants it with: %s",
 					role, command.data);
 }
 
@@ -148,11 +148,11 @@ kpg_report_hint_for(const KcError *err, const char *database, const char *princi
 	switch (err->advice)
 	{
 		case KC_ADVICE_GRANT_INGESTOR:
-			return grant_command(err, "ingestors", database, principal);
+			return grant_command(err, "Database Ingestor", "ingestors", database, principal);
 		case KC_ADVICE_GRANT_DATABASE_USER:
-			return grant_command(err, "users", database, principal);
+			return grant_command(err, "Database User", "users", database, principal);
 		case KC_ADVICE_GRANT_DATABASE_ADMIN:
-			return grant_command(err, "admins", database, principal);
+			return grant_command(err, "Database Admin", "admins", database, principal);
 		default:
 			break;
 	}

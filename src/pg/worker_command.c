@@ -85,8 +85,8 @@ kpg_worker_command_start(WorkOperation *op)
 		return;
 	old = MemoryContextSwitchTo(op->scratch);
 	status = kc_kusto_request_start(op->session->client, KC_ENDPOINT_ENGINE_MGMT,
-									kc_slice(kpg_session_utf8(op->row->database)),
-									kc_slice(kpg_session_utf8(op->row->table_command)),
+									kc_slice(op->row->database_utf8),
+									kc_slice(op->row->table_command),
 									false, RESPONSE_MAX, &op->command, &err);
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(op->scratch);

@@ -96,12 +96,12 @@ attempt_body(void *arg)
 }
 
 static const KcSlice *
-utf8_slices(char *const *texts, int n)
+slices_of(char *const *texts, int n)
 {
 	KcSlice    *slices = palloc(sizeof(KcSlice) * (Size) Max(n, 1));
 
 	for (int i = 0; i < n; i++)
-		slices[i] = kc_slice(kpg_session_utf8(texts[i]));
+		slices[i] = kc_slice(texts[i]);
 	return slices;
 }
 
@@ -111,12 +111,12 @@ fill_request(const KpgOpenOperation *row, const WorkBlob *blob, KcPostRequest *r
 	KcIngestProperties *properties = &request->properties;
 
 	memset(request, 0, sizeof(*request));
-	properties->database = kc_slice(kpg_session_utf8(row->database));
-	properties->table = kc_slice(kpg_session_utf8(row->table_name));
-	properties->mapping = kc_slice(kpg_session_utf8(row->mapping));
-	properties->tags = utf8_slices(row->tags, row->ntags);
+	properties->database = kc_slice(row->database_utf8);
+	properties->table = kc_slice(row->table_utf8);
+	properties->mapping = kc_slice(row->mapping);
+	properties->tags = slices_of(row->tags, row->ntags);
 	properties->ntags = row->ntags;
-	properties->if_not_exists = utf8_slices(row->if_not_exists, row->nif_not_exists);
+	properties->if_not_exists = slices_of(row->if_not_exists, row->nif_not_exists);
 	properties->nif_not_exists = row->nif_not_exists;
 	properties->has_creation_time = row->has_creation_time;
 	if (row->has_creation_time)

@@ -3,6 +3,10 @@
  *	  The small text forms: what parses survives being written and read again;
  *	  and an error made of anything is clean.
  */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE				/* memmem() */
+#endif
+
 #include "fuzz.h"
 
 #include "core/retry.h"

@@ -31,7 +31,7 @@ getaddrinfo(const char *node, const char *service, const struct addrinfo *hints,
 {
 	Getaddrinfo real = (Getaddrinfo) dlsym(RTLD_NEXT, "getaddrinfo");
 
-	if (node != NULL && strcmp(node, "slow.localhost") == 0)
+	if (node != NULL && strcmp(node, "slow.test") == 0)
 	{
 		pthread_sigmask(SIG_SETMASK, NULL, &resolver_mask);
 		sem_post(&resolver_entered);
@@ -279,7 +279,7 @@ test_slow_resolver(void)
 	sem_init(&resolver_may_leave, 0, 0);
 	sem_init(&resolver_left, 0, 0);
 	harness_start(&h, &kc_alloc_malloc, NULL);
-	must(start_get(&h, "https://slow.localhost/", 0, &http, &err) == KC_OK);
+	must(start_get(&h, "https://slow.test/", 0, &http, &err) == KC_OK);
 	while (sem_trywait(&resolver_entered) != 0)
 		harness_turn(&h, 10);
 	ok(sigismember(&resolver_mask, SIGINT) && sigismember(&resolver_mask, SIGALRM)
