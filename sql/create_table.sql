@@ -11,19 +11,19 @@ RESET client_min_messages;
 \set client_id `echo "$KUSTO_CLIENT_ID"`
 \set client_secret `echo "$KUSTO_CLIENT_SECRET"`
 CREATE SERVER regress_kusto FOREIGN DATA WRAPPER kusto
-	OPTIONS (query_uri :'engine', ingest_uri :'ingest', authority :'login', database 'telemetry');
+  OPTIONS (query_uri :'engine', ingest_uri :'ingest', authority :'login', database 'telemetry');
 CREATE USER MAPPING FOR CURRENT_USER SERVER regress_kusto
-	OPTIONS (auth 'client_secret', tenant :'tenant', client_id :'client_id', client_secret :'client_secret');
+  OPTIONS (auth 'client_secret', tenant :'tenant', client_id :'client_id', client_secret :'client_secret');
 
 -- the command needs no server
 CREATE DOMAIN regress_positive AS int CHECK (VALUE > 0);
 CREATE TYPE regress_mood AS ENUM ('sad', 'happy');
 CREATE TYPE regress_pair AS (a int, b text);
 CREATE TABLE regress_wide (
-	b boolean, i2 smallint, i4 int, i8 bigint, f4 real, f8 double precision, n numeric, n2 numeric(10,2),
-	t text, vc varchar(10), c char(3), nm name, u uuid, d date, ts timestamp, tz timestamptz,
-	tm time, iv interval, by bytea, j json, jb jsonb, arr int[], dom regress_positive,
-	mood regress_mood, pair regress_pair, r int4range, ip inet, x xml, m money, o oid, pt point);
+  b boolean, i2 smallint, i4 int, i8 bigint, f4 real, f8 double precision, n numeric, n2 numeric(10,2),
+  t text, vc varchar(10), c char(3), nm name, u uuid, d date, ts timestamp, tz timestamptz,
+  tm time, iv interval, by bytea, j json, jb jsonb, arr int[], dom regress_positive,
+  mood regress_mood, pair regress_pair, r int4range, ip inet, x xml, m money, o oid, pt point);
 SELECT kusto_create_table_command('SELECT * FROM regress_wide', 'Wide');
 SELECT kusto_create_table_command('SELECT * FROM regress_wide', 'Wide', 'string');
 SELECT kusto_create_table_command('SELECT 1 AS "a b", 2 AS "Größe", 3 AS "C"', 'my table');

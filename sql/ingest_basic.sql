@@ -11,9 +11,9 @@ RESET client_min_messages;
 \set client_id `echo "$KUSTO_CLIENT_ID"`
 \set client_secret `echo "$KUSTO_CLIENT_SECRET"`
 CREATE SERVER regress_kusto_basic FOREIGN DATA WRAPPER kusto
-	OPTIONS (query_uri :'engine', ingest_uri :'ingest', authority :'login', database 'telemetry');
+  OPTIONS (query_uri :'engine', ingest_uri :'ingest', authority :'login', database 'telemetry');
 CREATE USER MAPPING FOR CURRENT_USER SERVER regress_kusto_basic
-	OPTIONS (auth 'client_secret', tenant :'tenant', client_id :'client_id', client_secret :'client_secret');
+  OPTIONS (auth 'client_secret', tenant :'tenant', client_id :'client_id', client_secret :'client_secret');
 SELECT count(*) FROM kusto_command('.create table RegressBasic (a:long, b:string)');
 
 CREATE TABLE regress_t (a int PRIMARY KEY, b text);
@@ -24,24 +24,24 @@ SELECT kusto_ingest('SELECT * FROM regress_t ORDER BY a;', 'telemetry', 'Regress
 SELECT kusto_wait(:'id', '60 s');
 SELECT v FROM kusto_query('RegressBasic | sort by a asc') v;
 SELECT owner = current_user AS own, server, database, table_name, mode, source, query, options, state, rows,
-	raw_bytes, compressed_bytes > 0 AS compressed, blobs, type_errors,
-	staged_at >= created_at AND posted_at >= staged_at AND finished_at >= posted_at AS in_order,
-	error_code, error_message, details, hint
+  raw_bytes, compressed_bytes > 0 AS compressed, blobs, type_errors,
+  staged_at >= created_at AND posted_at >= staged_at AND finished_at >= posted_at AS in_order,
+  error_code, error_message, details, hint
 FROM kusto.operations WHERE id = :'id';
 SELECT ordinal, url ~ '^http://[^?]*/[A-Za-z0-9._-]+\.csv\.gz$' AS url_fine, rows, raw_bytes, state, post_attempts,
-	error_code, failure_status, details
+  error_code, failure_status, details
 FROM kusto.blobs WHERE operation_id = :'id';
 SELECT count(*) >= 0 AS done FROM kusto_command('.clear table RegressBasic data');
 
 -- the default database; named arguments; Kusto's properties
 SELECT kusto_ingest(query => 'VALUES (1, ''x'')', database => NULL, table_name => 'RegressBasic', server => 'regress_kusto_basic',
-	tags => ARRAY['drop-by:regress', 'ingest-by:regress-1'], ingest_if_not_exists => ARRAY['regress-1'],
-	creation_time => '2024-02-29 12:00:00.5+00', flush_immediately => true) AS id \gset
+  tags => ARRAY['drop-by:regress', 'ingest-by:regress-1'], ingest_if_not_exists => ARRAY['regress-1'],
+  creation_time => '2024-02-29 12:00:00.5+00', flush_immediately => true) AS id \gset
 SELECT kusto_wait(:'id', '60 s');
 SELECT database, options FROM kusto.operations WHERE id = :'id';
 -- the same key once more
 SELECT kusto_ingest('VALUES (2, ''y'')', 'telemetry', 'RegressBasic',
-	tags => ARRAY['ingest-by:regress-1'], ingest_if_not_exists => ARRAY['regress-1']) AS id \gset
+  tags => ARRAY['ingest-by:regress-1'], ingest_if_not_exists => ARRAY['regress-1']) AS id \gset
 SELECT kusto_wait(:'id', '60 s');
 SELECT v FROM kusto_query('RegressBasic') v;
 SELECT count(*) >= 0 AS done FROM kusto_command('.clear table RegressBasic data');
@@ -91,17 +91,17 @@ SELECT count(*) FROM regress_t;
 -- from a function, with an exception caught, and from a trigger
 CREATE FUNCTION regress_try(q text) RETURNS text LANGUAGE plpgsql AS $$
 BEGIN
-	PERFORM kusto_ingest(q, 'telemetry', 'RegressBasic');
-	RETURN 'staged';
+  PERFORM kusto_ingest(q, 'telemetry', 'RegressBasic');
+  RETURN 'staged';
 EXCEPTION WHEN division_by_zero THEN
-	RETURN 'caught';
+  RETURN 'caught';
 END
 $$;
 SELECT regress_try('SELECT 20 / x AS a, ''bad'' AS b FROM (VALUES (1), (0)) v (x)'), regress_try('SELECT 20 AS a, ''good'' AS b');
 CREATE FUNCTION regress_trigger() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-	PERFORM kusto_ingest('SELECT a, b FROM regress_t WHERE a >= 30', 'telemetry', 'RegressBasic');
-	RETURN NULL;
+  PERFORM kusto_ingest('SELECT a, b FROM regress_t WHERE a >= 30', 'telemetry', 'RegressBasic');
+  RETURN NULL;
 END
 $$;
 CREATE TRIGGER t AFTER INSERT ON regress_t FOR EACH STATEMENT EXECUTE FUNCTION regress_trigger();
@@ -136,25 +136,25 @@ CALL kusto_ingest_and_wait('SELECT 60 AS a, ''job'' AS b', 'telemetry', 'Regress
 SELECT kusto_query('RegressBasic');
 DO $$
 BEGIN
-	FOR i IN 61..62 LOOP
-		CALL kusto_ingest_and_wait(format('SELECT %s AS a, ''loop'' AS b', i), 'telemetry', 'RegressBasic');
-	END LOOP;
+  FOR i IN 61..62 LOOP
+    CALL kusto_ingest_and_wait(format('SELECT %s AS a, ''loop'' AS b', i), 'telemetry', 'RegressBasic');
+  END LOOP;
 END
 $$;
 SELECT kusto_query('RegressBasic | count');
 CALL kusto_ingest_and_wait('SELECT 70 AS a, ''first'' AS b', 'telemetry', 'RegressBasic',
-	tags => ARRAY['ingest-by:regress-2'], ingest_if_not_exists => ARRAY['regress-2']);
+  tags => ARRAY['ingest-by:regress-2'], ingest_if_not_exists => ARRAY['regress-2']);
 \set VERBOSITY sqlstate
 CALL kusto_ingest_and_wait('SELECT 70 AS a, ''again'' AS b', 'telemetry', 'RegressBasic',
-	tags => ARRAY['ingest-by:regress-2'], ingest_if_not_exists => ARRAY['regress-2']);
+  tags => ARRAY['ingest-by:regress-2'], ingest_if_not_exists => ARRAY['regress-2']);
 CALL kusto_ingest_and_wait('SELECT 1 AS a', 'telemetry', 'RegressNoSuchTable');
 CALL kusto_ingest_and_wait('SELECT 1 AS a, ''x'' AS b', 'telemetry', 'RegressBasic', mapping => 'no_such_mapping');
 \set VERBOSITY default
 DO $$
 BEGIN
-	CALL kusto_ingest_and_wait('SELECT 1 AS a', 'telemetry', 'RegressNoSuchTable');
+  CALL kusto_ingest_and_wait('SELECT 1 AS a', 'telemetry', 'RegressNoSuchTable');
 EXCEPTION WHEN SQLSTATE '2D000' THEN
-	RAISE NOTICE '%', SQLERRM;
+  RAISE NOTICE '%', SQLERRM;
 END
 $$;
 SELECT table_name, state, error_code, error_message, hint FROM kusto.operations

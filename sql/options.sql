@@ -68,7 +68,7 @@ CREATE SERVER s FOREIGN DATA WRAPPER kusto OPTIONS (connection_string 'Data Sour
 CREATE SERVER s FOREIGN DATA WRAPPER kusto OPTIONS (connection_string 'https://c.westeurope.kusto.windows.net', database 'db');
 CREATE SERVER regress_kusto_f FOREIGN DATA WRAPPER kusto OPTIONS (connection_string 'https://c.westeurope.kusto.windows.net/kusto');
 CREATE SERVER regress_kusto_g FOREIGN DATA WRAPPER kusto OPTIONS (connection_string
-	' data source = "https://c.westeurope.kusto.windows.net" ; INITIAL CATALOG=db;Fed=true;AuthorityId=https://login.microsoftonline.com/contoso.com;');
+  ' data source = "https://c.westeurope.kusto.windows.net" ; INITIAL CATALOG=db;Fed=true;AuthorityId=https://login.microsoftonline.com/contoso.com;');
 
 -- files are not for everybody
 SET ROLE regress_kusto_owner;
@@ -121,7 +121,7 @@ SELECT srvname, srvoptions FROM pg_foreign_server WHERE srvname LIKE 'regress_ku
 
 SET client_min_messages = warning;
 DROP SERVER regress_kusto_a, regress_kusto_b, regress_kusto_c, regress_kusto_d, regress_kusto_e,
-	regress_kusto_f, regress_kusto_g, regress_kusto_h, regress_kusto_i CASCADE;
+  regress_kusto_f, regress_kusto_g, regress_kusto_h, regress_kusto_i CASCADE;
 REVOKE USAGE ON FOREIGN DATA WRAPPER kusto FROM regress_kusto_owner, regress_kusto_reader;
 DROP ROLE regress_kusto_owner, regress_kusto_reader;
 RESET client_min_messages;

@@ -15,17 +15,17 @@ CREATE ROLE regress_kusto_writer;
 CREATE ROLE regress_kusto_monitor IN ROLE pg_read_all_stats;
 CREATE ROLE regress_kusto_member IN ROLE regress_kusto_writer;
 CREATE SERVER regress_kusto FOREIGN DATA WRAPPER kusto
-	OPTIONS (query_uri :'engine', ingest_uri :'ingest', authority :'login', database 'telemetry');
+  OPTIONS (query_uri :'engine', ingest_uri :'ingest', authority :'login', database 'telemetry');
 
 -- nothing is granted to PUBLIC
 SELECT p.oid::regprocedure::text AS callable_by_public
 FROM pg_depend d JOIN pg_proc p ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid
 WHERE d.deptype = 'e' AND d.refobjid = (SELECT oid FROM pg_extension WHERE extname = 'kusto_ingest')
-	AND has_function_privilege('regress_kusto_nobody', p.oid, 'EXECUTE')
+  AND has_function_privilege('regress_kusto_nobody', p.oid, 'EXECUTE')
 ORDER BY 1;
 SELECT has_schema_privilege('regress_kusto_nobody', 'kusto', 'USAGE') AS schema_usage,
-	has_table_privilege('regress_kusto_nobody', 'kusto.operation', 'SELECT') AS operation,
-	has_table_privilege('regress_kusto_nobody', 'kusto.blob', 'SELECT') AS blob;
+  has_table_privilege('regress_kusto_nobody', 'kusto.operation', 'SELECT') AS operation,
+  has_table_privilege('regress_kusto_nobody', 'kusto.blob', 'SELECT') AS blob;
 
 SET ROLE regress_kusto_nobody;
 SELECT kusto_ingest('SELECT 1 AS a', 'telemetry', 'T');
@@ -52,7 +52,7 @@ SELECT kusto_ingest('SELECT 1 AS a', 'telemetry', 'T');
 RESET ROLE;
 -- the mapping of PUBLIC will do
 CREATE USER MAPPING FOR PUBLIC SERVER regress_kusto
-	OPTIONS (auth 'client_secret', tenant :'tenant', client_id :'client_id', client_secret :'client_secret');
+  OPTIONS (auth 'client_secret', tenant :'tenant', client_id :'client_id', client_secret :'client_secret');
 
 -- the query has the caller's rights, row security included
 CREATE TABLE regress_secret (a int);

@@ -11,26 +11,26 @@ RESET client_min_messages;
 \set client_id `echo "$KUSTO_CLIENT_ID"`
 \set client_secret `echo "$KUSTO_CLIENT_SECRET"`
 CREATE SERVER regress_kusto FOREIGN DATA WRAPPER kusto
-	OPTIONS (query_uri :'engine', ingest_uri :'ingest', authority :'login', database 'telemetry');
+  OPTIONS (query_uri :'engine', ingest_uri :'ingest', authority :'login', database 'telemetry');
 CREATE USER MAPPING FOR CURRENT_USER SERVER regress_kusto
-	OPTIONS (auth 'client_secret', tenant :'tenant', client_id :'client_id', client_secret :'client_secret');
+  OPTIONS (auth 'client_secret', tenant :'tenant', client_id :'client_id', client_secret :'client_secret');
 
 -- what an error says, without what changes from run to run
 CREATE FUNCTION pg_temp.mask(text) RETURNS text LANGUAGE sql AS $$
-	SELECT regexp_replace(regexp_replace($1,
-		'[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}', 'UUID', 'g'),
-		'\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ', 'TIME', 'g')
+  SELECT regexp_replace(regexp_replace($1,
+    '[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}', 'UUID', 'g'),
+    '\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ', 'TIME', 'g')
 $$;
 CREATE FUNCTION pg_temp.failure(sql text, OUT code text, OUT message text, OUT detail text, OUT hint text)
 LANGUAGE plpgsql AS $$
 BEGIN
-	EXECUTE sql;
+  EXECUTE sql;
 EXCEPTION WHEN OTHERS THEN
-	GET STACKED DIAGNOSTICS code = RETURNED_SQLSTATE, message = MESSAGE_TEXT,
-		detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-	message := pg_temp.mask(message);
-	detail := pg_temp.mask(detail);
-	hint := pg_temp.mask(hint);
+  GET STACKED DIAGNOSTICS code = RETURNED_SQLSTATE, message = MESSAGE_TEXT,
+    detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+  message := pg_temp.mask(message);
+  detail := pg_temp.mask(detail);
+  hint := pg_temp.mask(hint);
 END
 $$;
 
@@ -73,14 +73,14 @@ ALTER USER MAPPING FOR CURRENT_USER SERVER regress_kusto OPTIONS (SET auth 'none
 SELECT * FROM pg_temp.failure($$SELECT kusto_query('print 1')$$);
 \x off
 ALTER USER MAPPING FOR CURRENT_USER SERVER regress_kusto
-	OPTIONS (SET auth 'client_secret', ADD tenant :'tenant', ADD client_id :'client_id', ADD client_secret :'client_secret');
+  OPTIONS (SET auth 'client_secret', ADD tenant :'tenant', ADD client_id :'client_id', ADD client_secret :'client_secret');
 SELECT kusto_query('print x=1');
 
 -- a server that is described by a connection string
 \set string 'Data Source=' :engine ';Initial Catalog=telemetry;AAD Federated Security=True;Authority Id=' :login
 CREATE SERVER regress_kusto_string FOREIGN DATA WRAPPER kusto OPTIONS (connection_string :'string');
 CREATE USER MAPPING FOR PUBLIC SERVER regress_kusto_string
-	OPTIONS (auth 'client_secret', tenant :'tenant', client_id :'client_id', client_secret :'client_secret');
+  OPTIONS (auth 'client_secret', tenant :'tenant', client_id :'client_id', client_secret :'client_secret');
 SELECT kusto_query('print x=2', server => 'regress_kusto_string');
 ALTER SERVER regress_kusto_string OPTIONS (SET connection_string 'Data Source=http://127.0.0.1:1;Initial Catalog=telemetry');
 \set VERBOSITY sqlstate

@@ -21,6 +21,7 @@ my $pg = KustoCluster->start($kusto, conf => <<~'CONF');
 	kusto_ingest.request_timeout = 3s
 	kusto_ingest.repost_after = 1s
 	log_min_messages = debug1
+	restart_after_crash = on
 	CONF
 $pg->connect_to($other_kusto, name => 'other');
 

@@ -10,7 +10,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $kusto = KustoLocal->start;
-my $pg = KustoCluster->start($kusto, conf => "kusto_ingest.retry_timeout = '20s'\nkusto_ingest.default_server = 'adx'\n");
+my $pg = KustoCluster->start($kusto, conf => "kusto_ingest.retry_timeout = '20s'\nkusto_ingest.default_server = 'adx'\nkusto_ingest.repost_after = '2s'\n");
 my @json = (headers => { 'Content-Type' => 'application/json' });
 my $once = 'SET kusto_ingest.retry_timeout = 0; ';
 
@@ -64,7 +64,7 @@ service_says([ { service => 'ingest', path => '/v1/rest/mgmt' },
 	{ status => 403, @json, body => kusto_error('Forbidden', "Principal '$principal' is not authorized to perform operation 'Ingest' on 'any database'.") } ]);
 $pg->fails_like(export(),
 	{ sqlstate => '42501', detail => qr/Forbidden.*not authorized to perform operation 'Ingest'/s,
-		hint => qr/ingestors.*\.add database \['db'\] ingestors \("\Q$principal\E"\)/s },
+		hint => qr/Ingestor.*\.add database \['db'\] ingestors \("\Q$principal\E"\)/s },
 	'no role to ingest: the hint has the command that grants it');
 
 service_says([ { service => 'engine', path => '/v2/rest/query' },
@@ -110,9 +110,26 @@ $operation = $pg->ends_as($pg->ingest('SELECT 1 AS i', 'T', mapping => q('no_suc
 like($operation->{error_code}, qr/Mapping/, 'an unknown mapping: the code');
 like($operation->{hint}, qr/mapping.*csv/, 'an unknown mapping: the hint');
 
-$operation = $pg->ends_as($pg->ingest('SELECT 1 AS i, 2 AS j', 'T'), 'failed', 'too many columns fail');
-is($operation->{error_code}, 'Stream_WrongNumberOfFields', 'too many columns: the code');
-like($operation->{hint}, qr/columns/, 'too many columns: the hint');
+# What the service says of the data themselves; kusto-local says it on request.
+my %verdicts = (
+	Stream_WrongNumberOfFields => qr/columns/,
+	BadRequest_DatabaseAccessDenied => qr/Ingestor/,
+	BadRequest_InvalidKustoIdentityToken => qr/again/,
+	Download_SourceNotFound => qr/again/,
+	General_ThrottledIngestion => qr/later/,
+	Some_CodeOfTomorrow => undef);
+for my $code (sort keys %verdicts)
+{
+	service_says();
+	$kusto->config(outcomes => [ { status => 'Failed', errorCode => $code, failureStatus => 'Permanent', details => "because of $code" } ]);
+	$operation = $pg->ends_as($pg->sql(export()), 'failed', "$code: the operation fails");
+	is($operation->{error_code}, $code, "$code: the code");
+	like($operation->{details}, qr/because of $code/, "$code: the details");
+	like($operation->{hint}, $verdicts{$code}, "$code: the hint") if $verdicts{$code};
+}
+service_says();
+$kusto->config(outcomes => [ { status => 'Skipped' } ]);
+$pg->ends_as($pg->sql(export()), 'skipped', 'data that Kusto has already are skipped');
 
 $pg->fails_like(q(SELECT kusto_query('NoSuchTable', 'db')),
 	{ detail => qr/NoSuchTable/ }, 'a query of an unknown table');
@@ -182,7 +199,8 @@ cmp_ok($seconds, '<', 5, 'Retry-After of an hour: it does not wait in vain');
 # A refusal that says that it is permanent is not repeated.
 service_says([ { service => 'ingest', path => '/v1/rest/mgmt' }, { status => 400, @json, body => kusto_error('General_BadRequest', 'Nobody likes this request') } ]);
 $pg->fails_like(export(), { detail => qr/General_BadRequest: Nobody likes this request/ }, 'a permanent refusal');
-is(scalar(grep { $_->{path} =~ /mgmt/ } $kusto->log(service => 'ingest')), 1, 'a permanent refusal is not repeated')
+# Resources and identity token are asked for at once.
+is(scalar(grep { $_->{path} =~ /mgmt/ } $kusto->log(service => 'ingest')), 2, 'a permanent refusal is not repeated')
   or diag explain [ $kusto->log(service => 'ingest') ];
 
 # ---- answers that nobody expects ----
@@ -226,10 +244,13 @@ $pg->sql(q(CREATE SERVER nobody FOREIGN DATA WRAPPER kusto OPTIONS (query_uri 'h
 	CREATE USER MAPPING FOR CURRENT_USER SERVER nobody OPTIONS (auth 'none')));
 $pg->fails_like($once . export(server => q('nobody')),
 	{ sqlstate => '08001', message => qr/./, detail => qr/127\.0\.0\.1/, hint => qr/reach/ }, 'a port where nobody listens');
-$pg->sql(q(CREATE SERVER stranger FOREIGN DATA WRAPPER kusto OPTIONS (cluster 'https://cluster.evil.example');
+$pg->fails_like(q(CREATE SERVER stranger FOREIGN DATA WRAPPER kusto OPTIONS (cluster 'https://cluster.evil.example')),
+	{ message => qr/cluster\.evil\.example/, hint => qr/trusted_hosts/ }, 'a host that is not trusted');
+$pg->sql(q(SET kusto_ingest.trusted_hosts = '.evil.example';
+	CREATE SERVER stranger FOREIGN DATA WRAPPER kusto OPTIONS (cluster 'https://cluster.evil.example');
 	CREATE USER MAPPING FOR CURRENT_USER SERVER stranger OPTIONS (auth 'access_token', access_token 'x')));
 $pg->fails_like(export(server => q('stranger')),
-	{ sqlstate => '42501', message => qr/cluster\.evil\.example/, hint => qr/trusted_hosts/ }, 'a host that is not trusted');
+	{ sqlstate => '42501', message => qr/cluster\.evil\.example/, hint => qr/trusted_hosts/ }, 'a host that is no longer trusted');
 
 # ---- each step of a connection test ----
 

@@ -18,7 +18,7 @@ CREATE USER MAPPING FOR CURRENT_USER SERVER adx
     OPTIONS (auth 'client_secret', tenant :'tenant', client_id :'client_id',
              client_secret :'client_secret');
 
-SELECT step, ok, detail FROM kusto_test_connection();
+SELECT step, ok, round(milliseconds) AS ms FROM kusto_test_connection();
 
 -- 2. Export a table. Kusto gets a table of fitting types.
 

@@ -74,24 +74,30 @@ kc_azure_xml_text(KcSlice xml, const char *element, KcBuf *text)
 	return true;
 }
 
-static void
+static bool
 explain_xml(const KcHttpResponse *response, KcError *err)
 {
 	KcSlice		xml = kc_buf_view(&response->body);
+	bool		found = false;
 	KcBuf		text;
 
 	kc_buf_init(&text, response->body.alloc, MAX_TEXT);
 	if (kc_azure_xml_text(xml, "Code", &text))
+	{
+		found = true;
 		kc_error_text(err->code, sizeof(err->code), kc_buf_view(&text));
+	}
 	kc_buf_reset(&text);
 	if (kc_azure_xml_text(xml, "Message", &text))
 	{
+		found = true;
 		kc_buf_char(&text, ' ');
 		if (!kc_azure_xml_text(xml, "AuthenticationErrorDetail", &text))
 			kc_buf_truncate(&text, text.len > 0 ? text.len - 1 : 0);
 		kc_error_text(err->detail, sizeof(err->detail), kc_buf_view(&text));
 	}
 	kc_buf_free(&text);
+	return found;
 }
 
 /* ---- OData ---- */
@@ -158,12 +164,8 @@ kc_azure_explain(const KcHttpResponse *response, KcError *err)
 	KcSlice		body = kc_buf_view(&response->body);
 
 	kc_error_text(err->what, sizeof(err->what), kc_slice("the storage service refuses"));
-	if (!explain_odata(response, err))
-	{
-		explain_xml(response, err);
-		if (err->detail[0] == '\0')
-			kc_error_text(err->detail, sizeof(err->detail), body);
-	}
+	if (!explain_odata(response, err) && !explain_xml(response, err))
+		kc_error_text(err->detail, sizeof(err->detail), body);
 	if (response->status >= 500)
 		kc_error_text(err->what, sizeof(err->what), kc_slice("the storage service failed"));
 	advise(response, err);

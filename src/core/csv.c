@@ -134,7 +134,10 @@ put_quote(KcBuf *out, char **p, size_t *spare, size_t rest)
 		out->len = (size_t) (*p - out->data);
 		*p = room_for(out, rest + 1);
 		if (*p == NULL)
+		{
+			out->data[out->len] = '\0';
 			return false;
+		}
 		*spare = out->cap - out->len - rest - 1;
 	}
 	(*spare)--;
@@ -143,13 +146,32 @@ put_quote(KcBuf *out, char **p, size_t *spare, size_t rest)
 }
 
 /*
+ * The last bytes, fewer than eight, as the end of a word of which the rest has
+ * been copied already.  False when there is a quote in that word.
+ */
+static inline bool
+copy_rest(char **p, const char *end, size_t rest)
+{
+	uint64_t	word;
+
+	memcpy(&word, end - sizeof(word), sizeof(word));
+	if (has_quote(word))
+		return false;
+	memcpy(*p + rest - sizeof(word), &word, sizeof(word));
+	*p += rest;
+	return true;
+}
+
+/*
  * Copy len bytes to the end of the buffer and double the quotes among them.
  * The caller has made room for len + tail bytes; each quote needs one more,
- * and in the end there is still room for tail.
+ * and in the end there is still room for tail.  Gives the place behind the
+ * copy, up to which the buffer is not marked as written yet, or NULL.
  */
-static void
+static char *
 copy_doubling(KcBuf *out, const char *data, size_t len, size_t tail)
 {
+	const char *start = data;
 	const char *end = data + len;
 	char	   *p = out->data + out->len;
 	size_t		spare = out->cap - out->len - len - tail - 1;
@@ -168,6 +190,9 @@ copy_doubling(KcBuf *out, const char *data, size_t len, size_t tail)
 			p += sizeof(word);
 			data += sizeof(word);
 		}
+		if ((size_t) (end - data) < sizeof(word) && (size_t) (end - start) >= sizeof(word) &&
+			copy_rest(&p, end, (size_t) (end - data)))
+			break;
 
 		/* A word with a quote in it, or the rest. */
 		stop = (size_t) (end - data) > sizeof(word) ? data + sizeof(word) : end;
@@ -175,11 +200,11 @@ copy_doubling(KcBuf *out, const char *data, size_t len, size_t tail)
 		{
 			if (*data == '"' &&
 				!put_quote(out, &p, &spare, (size_t) (end - data) + tail))
-				return;
+				return NULL;
 			*p++ = *data++;
 		}
 	}
-	written_up_to(out, p);
+	return p;
 }
 
 void
@@ -195,12 +220,13 @@ kc_csv_quoted(KcCsvWriter *w, const char *data, size_t len)
 		return;
 	p = begin_field(w, p);
 	*p++ = '"';
-	written_up_to(w->out, p);
 	if (len > 0)
-		copy_doubling(w->out, data, len, 1);
-	p = room_for(w->out, 1);
-	if (p == NULL)
-		return;
+	{
+		w->out->len = (size_t) (p - w->out->data);
+		p = copy_doubling(w->out, data, len, 1);
+		if (p == NULL)
+			return;
+	}
 	*p++ = '"';
 	written_up_to(w->out, p);
 }
@@ -220,8 +246,13 @@ kc_csv_quote_open(KcCsvWriter *w)
 void
 kc_csv_piece(KcCsvWriter *w, const char *data, size_t len)
 {
-	if (len > 0 && room_for(w->out, len) != NULL)
-		copy_doubling(w->out, data, len, 0);
+	char	   *p;
+
+	if (len == 0 || room_for(w->out, len) == NULL)
+		return;
+	p = copy_doubling(w->out, data, len, 0);
+	if (p != NULL)
+		written_up_to(w->out, p);
 }
 
 void

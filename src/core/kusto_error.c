@@ -12,6 +12,7 @@
  */
 #define _GNU_SOURCE				/* strcasestr */
 #include <string.h>
+#include <strings.h>
 
 #include "kusto_internal.h"
 
@@ -223,6 +224,23 @@ void
 kc_kusto_explain_mgmt(const KcHttpResponse *response, KcError *err)
 {
 	explain_engine(response, err, KC_ADVICE_GRANT_DATABASE_ADMIN);
+}
+
+/*
+ * An ingestion host takes every query for a broken one.  So does an engine
+ * with a broken query, but that says where in the text it is broken.
+ */
+void
+kc_kusto_explain_engine_uri(const char *engine_uri, const char *ingest_uri, KcError *err)
+{
+	static const char prefix[] = "ingest-";
+	const char *host = strstr(engine_uri, "://");
+
+	if (err->http_status != 400 || !is_syntax_error(err) || strcasestr(err->detail, "position") != NULL)
+		return;
+	if (strcmp(engine_uri, ingest_uri) == 0
+		|| (host != NULL && strncasecmp(host + 3, prefix, sizeof(prefix) - 1) == 0))
+		err->advice = KC_ADVICE_INGEST_ASKED_AS_ENGINE;
 }
 
 void

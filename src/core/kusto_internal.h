@@ -46,6 +46,7 @@ extern KcStatus kc_kusto_check_uri(const char *uri, const char *const *trusted, 
 extern bool kc_kusto_read_error(KcJsonValue top, const KcAlloc *alloc, KcError *err);
 extern void kc_kusto_explain_query(const KcHttpResponse *response, KcError *err);
 extern void kc_kusto_explain_mgmt(const KcHttpResponse *response, KcError *err);
+extern void kc_kusto_explain_engine_uri(const char *engine_uri, const char *ingest_uri, KcError *err);
 extern void kc_kusto_explain_ingest(const KcHttpResponse *response, KcError *err);
 /* What an error code or text of the service suggests. */
 extern KcAdvice kc_kusto_advice(KcSlice code, KcSlice text);

@@ -218,7 +218,7 @@ on_answer(KcHttp *http)
 			KcUrl		url;
 			KcError		ignored;
 
-			if (err.activity_id[0] == '\0')
+			if (response->activity_id[0] != '\0')
 				kc_error_text(err.activity_id, sizeof(err.activity_id),
 							  kc_slice(response->activity_id));
 			if (kc_url_parse(kc_slice(request->endpoint->ingest ? client->ingest_uri
@@ -226,6 +226,8 @@ on_answer(KcHttp *http)
 				kc_error_text(err.host, sizeof(err.host), url.host);
 		}
 	}
+	if (!request->endpoint->ingest)
+		kc_kusto_explain_engine_uri(client->engine_uri, client->ingest_uri, &err);
 	if (err.status != KC_OK && kc_auth_token(client->auth, &token))
 		kc_error_scrub(&err, token.text);
 	kc_http_free(http);

@@ -196,7 +196,8 @@ kc_retry_again(KcRetry *retry, const KcError *err, int64_t *wait_ms)
 		int64_t		elapsed = clock->monotonic_ms(clock->arg) - retry->started_ms;
 		int64_t		remaining = policy->max_total_ms - elapsed;
 
-		if (remaining <= 0)
+		/* Earlier than the service asked for is in vain, and so is the wait. */
+		if (remaining <= 0 || err->retry_after_ms > remaining)
 			return false;
 		/* One try at the very end is better than time left unused. */
 		if (wait > remaining)

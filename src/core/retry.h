@@ -35,6 +35,7 @@ typedef struct KcRetry
 	int64_t		started_ms;
 } KcRetry;
 
+/* The first try begins. */
 extern void kc_retry_begin(KcRetry *retry, const KcRetryPolicy *policy, const KcClock *clock);
 
 /* Is this a failure that time may heal?  By status, permanent flag and code. */
@@ -42,7 +43,8 @@ extern bool kc_retry_transient(const KcError *err);
 
 /*
  * After a failed try: false when it must not be tried again, else *wait_ms
- * says how long to wait.  Honours err->retry_after_ms (at least that long).
+ * says how long to wait, and the next try has begun.  Waits at least
+ * err->retry_after_ms, and gives up when that is beyond max_total_ms.
  */
 extern bool kc_retry_again(KcRetry *retry, const KcError *err, int64_t *wait_ms);
 

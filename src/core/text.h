@@ -34,9 +34,11 @@ extern bool kc_url_query_get(const KcUrl *url, const char *name, KcSlice *value)
 
 /* RFC 3986 unreserved characters stay, all else becomes %XX. */
 extern void kc_text_percent_encode(KcBuf *out, KcSlice text);
+/* False, and *out as it was, when text is not of this form. */
 extern bool kc_text_percent_decode(KcBuf *out, KcSlice text);
 
 extern void kc_text_base64(KcBuf *out, const void *data, size_t len);	/* RFC 4648 section 4, padded */
+/* As strict as section 3 asks; false, and *out as it was, for any other text. */
 extern bool kc_text_base64_decode(KcBuf *out, KcSlice text);
 extern void kc_text_hex(KcBuf *out, const void *data, size_t len);	/* lower case */
 
@@ -54,7 +56,10 @@ extern KcStatus kc_uuid_v5(const KcUuid *space, KcSlice name, KcUuid *uuid, KcEr
 
 /* RFC 3339 in UTC: "2026-09-01T10:11:12.345678Z" from microseconds since 1970. */
 extern void kc_text_rfc3339(KcBuf *out, int64_t unix_us);
-/* Seconds may be missing a fraction; offset Z or +hh:mm or none (UTC). */
+/*
+ * The fraction, the seconds, or the whole time may be missing, as in the expiry
+ * of a SAS; offset Z or +hh:mm or none (UTC).
+ */
 extern bool kc_text_rfc3339_parse(KcSlice text, int64_t *unix_us);
 
 /* Kusto names and string literals, quoted so that nothing in them can be code. */

@@ -61,8 +61,9 @@ grant_command(const KcError *err, const char *role, const char *members, const c
 	kc_buf_str(&command, ")");
 	if (command.failed != KC_OK)
 		return NULL;
-	return psprintf("The principal needs the role %s. An administrator of the database grants it with: %s",
-					role, command.data);
+	return psprintf("The principal needs the role %s. "
+					"An administrator of the database adds it to the %s with: %s",
+					role, members, command.data);
 }
 
 static const char *

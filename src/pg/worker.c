@@ -197,12 +197,15 @@ typedef struct Loop
 } Loop;
 
 static void
-serve_reload(void)
+serve_reload(Loop *loop)
 {
 	if (!ConfigReloadPending)
 		return;
 	ConfigReloadPending = false;
 	ProcessConfigFile(PGC_SIGHUP);
+	/* Other intervals count from now. */
+	loop->look_ms = 0;
+	loop->end_ms = 0;
 }
 
 /* Tasks on a mux that broke never end; what they did is found out anew. */
@@ -262,7 +265,7 @@ turn(Loop *loop)
 
 	if (now >= loop->resume_ms)
 	{
-		serve_reload();
+		serve_reload(loop);
 		watch_mux(loop);
 		look(loop, now);
 		due = kpg_worker_run();

@@ -3,3 +3,5 @@
 'use strict';
 
 process.on('disconnect', () => process.exit(0));
+// The channel alone must not keep Azurite from ending by itself.
+process.channel.unref();

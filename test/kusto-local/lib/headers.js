@@ -7,8 +7,14 @@ const UUID = '[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}';
 const REQUEST_ID = new RegExp(`^[A-Za-z0-9_.]+;${UUID}(;\\d+)?$`, 'i');
 
 // The product under test is held to rules that Microsoft's own clients break.
+// These name their program's path as the application, which may lie in a
+// directory called kusto_ingest.
+export function isProductName(clientVersion, application) {
+  return /^Kusto\.kusto_ingest\b/.test(clientVersion ?? '') || application === 'kusto_ingest';
+}
+
 export function isProductUnderTest(headers) {
-  return /kusto_ingest/i.test(`${headers['x-ms-client-version'] ?? ''} ${headers['x-ms-app'] ?? ''}`);
+  return isProductName(headers['x-ms-client-version'], headers['x-ms-app']);
 }
 
 export function checkHeaders(service, req, journal) {

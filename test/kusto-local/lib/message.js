@@ -1,6 +1,7 @@
 // The ingestion message of a queue: decoded, checked strictly, and brought to one
 // form. The field list is that of learn.microsoft.com/kusto/api/netfx/
 // kusto-ingest-client-rest and of the published SDKs.
+import { isProductName } from './headers.js';
 
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i;
 const INSTANT = /^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d{1,9})?(Z|[+-]\d{2}:\d{2})?$/;
@@ -221,5 +222,5 @@ export function normalise(object) {
 }
 
 export function isFromProductUnderTest({ application, clientVersion }) {
-  return /kusto_ingest/i.test(`${clientVersion} ${application}`);
+  return isProductName(clientVersion, application);
 }
