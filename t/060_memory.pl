@@ -29,9 +29,9 @@ my $session = $pg->session;
 my $base = process_status($idle->pid);
 
 # Some of the text is repetitive, so that gzip does not take all day; rows are of different sizes.
-my $rows = int($gigabytes * 1024**3 / 2070);
+my $rows = int($gigabytes * 1024**3 / 2055);
 my $query = <<~"SQL";
-	SELECT i, i * 7919 AS n, repeat(chr(97 + i % 26), 2000 + i % 97) AS t
+	SELECT i, i * 7919::bigint AS n, repeat(chr(97 + i % 26), 2000 + i % 97) AS t
 	FROM generate_series(1, $rows) i
 	SQL
 $session->sql('BEGIN');
@@ -74,11 +74,18 @@ $kusto->fault({ service => 'ingest|engine', body => 'forbidden-for-the-test' },
 	{ status => 403, headers => { 'Content-Type' => 'application/json' },
 		body => '{"error":{"code":"Forbidden","message":"Caller is not authorized","@permanent":true}}' }, times => -1);
 
+# Blobs are named after the table: storage refuses those of one, and never answers for another.
+$kusto->fault({ service => 'blob', path => 'Refused' },
+	{ status => 403, headers => { 'Content-Type' => 'application/xml', 'x-ms-error-code' => 'AuthorizationFailure' },
+		body => '<?xml version="1.0"?><Error><Code>AuthorizationFailure</Code><Message>This request is not authorized.</Message></Error>' }, times => -1);
+$kusto->fault({ service => 'blob', path => 'Stuck' }, { blackhole => JSON::PP::true }, times => -1);
+
 my @failing = (
 	$pg->ingest_call('SELECT FROM WHERE', 'T'),
 	$pg->ingest_call('SELECT * FROM no_such_relation', 'T'),
 	$pg->ingest_call('SELECT i, d, t FROM late', 'T'),
 	$pg->ingest_call('SELECT i, 1 / (i - 1500) AS d, t FROM late', 'T'),
+	$pg->ingest_call('SELECT * FROM late WHERE i < 3000', 'Refused'),
 	$pg->ingest_call('SELECT 1; SELECT 2', 'T'),
 	$pg->ingest_call('SELECT 1 AS a', 'T', server => q('no_such_server')),
 	$pg->ingest_call('SELECT 1 AS a', 'T', mode => q('sideways')),
@@ -87,7 +94,9 @@ my @failing = (
 	q(kusto_query('NoSuchTable | take 1', 'db')),
 	q(kusto_command('.no such command', 'db')),
 	q(kusto_wait('00000000-0000-0000-0000-000000000000')));
-my $cancelled = $pg->ingest_call('SELECT i, pg_sleep(0.01)::text AS d FROM generate_series(1, 100) i', 'T');
+my @cancelled = (
+	$pg->ingest_call('SELECT i, pg_sleep(0.01)::text AS d FROM generate_series(1, 100) i', 'T'),
+	$pg->ingest_call('SELECT * FROM late WHERE i < 3000', 'Stuck'));
 
 # Half of the failures are caught in PL/pgSQL, half end a statement of the client.
 $pg->sql('CREATE TABLE failing AS SELECT * FROM unnest(' . text_array(@failing) . ') WITH ORDINALITY AS f (call, n)');
@@ -122,8 +131,9 @@ my $failures = 0;
 sub fail_times
 {
 	my ($times) = @_;
-	for (1 .. $times / 100)
+	for my $round (1 .. $times / 100)
 	{
+		my $cancelled = $cancelled[$round % @cancelled];
 		$session->sql('CALL fail(50)');
 		my $script = join ";\n", map { "SELECT $failing[$_ % @failing]" } 1 .. 49;
 		$session->send("$script;\nSET statement_timeout = '20ms';\nSELECT $cancelled;\nRESET statement_timeout");

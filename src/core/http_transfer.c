@@ -240,7 +240,7 @@ set_policy(HttpCall *call, CURL *easy)
 #if LIBCURL_VERSION_NUM >= 0x075500
 	SET(easy, code, CURLOPT_PROTOCOLS_STR, https ? "https" : "http");
 #else
-	SET(easy, code, CURLOPT_PROTOCOLS, https ? CURLPROTO_HTTPS : CURLPROTO_HTTP);
+	SET(easy, code, CURLOPT_PROTOCOLS, (long) (https ? CURLPROTO_HTTPS : CURLPROTO_HTTP));
 #endif
 	SET(easy, code, CURLOPT_FOLLOWLOCATION, 0L);
 	SET(easy, code, CURLOPT_NETRC, (long) CURL_NETRC_IGNORED);

@@ -109,11 +109,11 @@ KcStatus
 kc_ingest_get_chunk(KcIngest *ingest, KcBuf **chunk, KcError *err)
 {
 	*chunk = NULL;
-	if (ingest->finishing)
-		return kc_error_set(err, KC_ERR_INVALID, doing_ingest, "rows after the end");
 	kc_ingest_pump(ingest);
 	if (ingest->failure.status != KC_OK)
 		return failed(ingest, err);
+	if (ingest->finishing)
+		return kc_error_set(err, KC_ERR_INVALID, doing_ingest, "rows after the end");
 	if (ingest->spare == NULL)
 		ingest->spare = kc_zipline_get_chunk(ingest->zipline);
 	if (ingest->lent == NULL && ingest->spare != NULL)

@@ -29,6 +29,7 @@ typedef struct UploadBlob
 	bool		complete;		/* its last block was taken */
 	bool		committed;
 	bool		commit_parked;
+	uint64_t	commit_generation;
 	KcHttp	   *commit;			/* Put Block List */
 	KcBuf		commit_body;
 	struct UploadBlob *next;
@@ -45,6 +46,7 @@ typedef struct UploadSlot
 	KcZipBlock *block;
 	int			index;			/* of the block in the blob */
 	KcHttp	   *http;
+	uint64_t	generation;		/* of the SAS that http was sent with */
 } UploadSlot;
 
 struct KcIngest

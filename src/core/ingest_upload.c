@@ -274,15 +274,21 @@ park_all(KcIngest *ingest, UploadBlob *blob)
 
 /*
  * The failed slot is parked.  Get a fresh SAS, or move the blob, or give up.
+ * generation: of the SAS that was refused.
  */
 static void
-recover(KcIngest *ingest, UploadBlob *blob, KcError *err)
+recover(KcIngest *ingest, UploadBlob *blob, uint64_t generation, KcError *err)
 {
 	KcError		no_place;
 	KcStatus	status;
 
 	if (blob->waiting)
 		return;					/* another slot of it failed before */
+	if (kc_azure_wants_fresh_sas(err) && blob->generation != generation)
+	{
+		resume(ingest, blob);	/* there is another by now */
+		return;
+	}
 	if (kc_azure_wants_fresh_sas(err)
 		&& blob->generation != kc_resources_generation(ingest->client->resources))
 	{
@@ -335,13 +341,14 @@ on_uploaded(KcHttp *http)
 	kc_resources_report(ingest->client->resources, kc_slice(blob->container), err.status == KC_OK);
 	if (err.status != KC_OK)
 	{
-		recover(ingest, blob, &err);
+		recover(ingest, blob, slot->generation, &err);
 		return;
 	}
 	kc_zipline_give_back(ingest->zipline, slot->block);
 	slot->block = NULL;
 	slot->blob = NULL;
 	blob->nstored++;
+	blob->refetched = false;	/* that SAS was good */
 	finish_blob_if_stored(ingest, blob);
 	kc_ingest_pump(ingest);
 }
@@ -376,6 +383,7 @@ start_slot(UploadSlot *slot)
 		kc_ingest_fail(ingest, &err);
 		return;
 	}
+	slot->generation = blob->generation;
 	slot->http->on_done = on_uploaded;
 	slot->http->arg = slot;
 }
@@ -400,7 +408,7 @@ on_committed(KcHttp *http)
 		return;
 	}
 	blob->commit_parked = true;
-	recover(ingest, blob, &err);
+	recover(ingest, blob, blob->commit_generation, &err);
 }
 
 static void
@@ -417,6 +425,7 @@ start_commit(UploadBlob *blob, KcIngest *ingest)
 		kc_ingest_fail(ingest, &err);
 		return;
 	}
+	blob->commit_generation = blob->generation;
 	blob->commit->on_done = on_committed;
 	blob->commit->arg = ingest;
 }

@@ -174,7 +174,7 @@ pin_settings(void)
 		{"lock_timeout", "2s"},
 		{"jit", "off"},
 		/* The worker tries again by itself, and shows in between what is wrong. */
-		{"kusto_ingest.retry_timeout", "5s"}
+		{"kusto_ingest.retry_timeout", "1s"}
 	};
 
 	for (size_t i = 0; i < lengthof(pinned); i++)

@@ -117,6 +117,7 @@ typedef struct WorkBlob
 	int			trouble;		/* what was noted last, lest it be noted again */
 	int64		due_ms;
 	int64		since_ms;		/* posted, or in doubt, since */
+	int64		polled_ms;		/* last known not to have ended; 0: never asked */
 	KcRetry		retry;			/* of posting; attempt 0: not begun */
 	WorkChange	change;
 } WorkBlob;

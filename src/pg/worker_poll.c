@@ -2,9 +2,10 @@
  * worker_poll.c
  *	  Asking the service's status table what became of a blob.
  *
- * A status table bears few requests, so a blob is asked for less often the
- * older it is, and of the blobs of one operation, which mostly end together,
- * only the first; when it has ended, the next ones.
+ * A status table bears few requests, and what was posted together mostly ends
+ * together.  So a blob is asked for less often the older it is; of the blobs
+ * of one operation only the first, and the others when that has ended; of the
+ * operations to one table mainly the oldest, and the others when that has.
  */
 #include "postgres.h"
 
@@ -18,9 +19,10 @@
 
 #define FIRST_MS		200
 #define CAP_MS			30000
+#define FOLLOWER_CAP_MS 300000
+#define FOLLOWERS		16		/* with more of them, each is asked for less often */
+#define FRESH_MS		2000	/* what was known so lately is not asked for again */
 #define WINDOW_MAX		8
-/* However many operations of a lane wait, it gets four requests a second. */
-#define LANE_SPACING_MS 250
 
 /* By up to a fifth, lest what was posted together be asked for together. */
 static int64
@@ -37,15 +39,69 @@ kpg_worker_poll_first(void)
 	return kpg_worker_now_ms() + jittered(FIRST_MS);
 }
 
-/* Half of its age: it is known to have ended at most half as late again. */
+static bool
+goes_with(const WorkOperation *op, const WorkOperation *other)
+{
+	return other->lane == op->lane && other->row->state == KPG_STATE_POSTED &&
+		strcmp(other->row->table_name, op->row->table_name) == 0 &&
+		strcmp(other->row->database, op->row->database) == 0;
+}
+
+/* How many posted operations to its table were here before it? */
+static int
+operations_before(const WorkOperation *op)
+{
+	int			n = 0;
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &kpg_worker_operations)
+	{
+		const WorkOperation *other = dlist_container(WorkOperation, node, iter.cur);
+
+		if (other == op)
+			break;
+		if (goes_with(op, other))
+			n++;
+	}
+	return n;
+}
+
+/* Half of its age: that it has ended is known at most half as late again. */
 static int64
 next_poll(const WorkOperation *op, const WorkBlob *blob)
 {
 	int64		now_ms = kpg_worker_now_ms();
 	int64		interval = Min(Max((now_ms - blob->since_ms) / 2, FIRST_MS), CAP_MS);
+	int			before = operations_before(op);
 
-	interval = Max(interval, (int64) op->lane->noperations * LANE_SPACING_MS / 4);
+	if (before > 0)
+		interval = Min(interval * (1 + before / FOLLOWERS), FOLLOWER_CAP_MS);
 	return now_ms + jittered(interval);
+}
+
+/* One operation to a table has ended: probably others have, too. */
+static void
+hasten_others(const WorkOperation *op)
+{
+	int64		now_ms = kpg_worker_now_ms();
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &kpg_worker_operations)
+	{
+		WorkOperation *other = dlist_container(WorkOperation, node, iter.cur);
+
+		if (other == op || !goes_with(op, other))
+			continue;
+		for (int i = 0; i < other->row->nblobs; i++)
+		{
+			WorkBlob   *blob = &other->blobs[i];
+			int64		fresh_ms = (now_ms - blob->since_ms) / 8;
+
+			fresh_ms = Max(fresh_ms, FRESH_MS);
+			if (blob->row->state == KPG_STATE_POSTED && now_ms - blob->polled_ms >= fresh_ms)
+				blob->due_ms = Min(blob->due_ms, now_ms);
+		}
+	}
 }
 
 static bool
@@ -181,14 +237,16 @@ decide_end(WorkOperation *op, WorkBlob *blob, const KcStatusTask *task, KpgState
 		change->news.failure_status = kpg_report_text(task->failure_status);
 }
 
-/* In doubt, and the status table knows nothing that would end the doubt. */
+/*
+ * In doubt, and the status table knows nothing that would end the doubt.  The
+ * row is written before the message: where there is no row, nothing was posted.
+ */
 static void
 decide_doubt(WorkBlob *blob, bool row_missing)
 {
 	WorkChange *change = &blob->change;
 	int64		age_ms = kpg_worker_now_ms() - blob->since_ms;
 
-	/* The row is written before the message: without the one there is no other. */
 	if (!row_missing && age_ms < (int64) kpg_repost_after_s * 1000)
 		return;
 	change->in_doubt = false;
@@ -269,9 +327,15 @@ kpg_worker_poll_decide(WorkOperation *op, WorkBlob *blob)
 
 	blob->change.pending = true;
 	blob->change.status_row = blob->status_row;
+	if (task->status_table != NULL && blob->row->status_table == NULL)
+		blob->change.news.status_table = pstrdup(task->status_table);
 	decide(op, blob, task);
+	blob->polled_ms = kpg_worker_now_ms();
 	if (kpg_operations_is_final(blob->change.to))
+	{
 		op->poll_window = Min(op->poll_window * 2, WINDOW_MAX);
+		hasten_others(op);
+	}
 	else
 		op->poll_window = 1;
 	MemoryContextSwitchTo(old);
@@ -279,35 +343,29 @@ kpg_worker_poll_decide(WorkOperation *op, WorkBlob *blob)
 
 /* ---- beginning ---- */
 
-/* Nothing can be learnt of it. */
+/* Its post told of no status table: the service has none. */
 static void
-cannot_ask(WorkOperation *op, WorkBlob *blob)
+decide_unreported(WorkOperation *op, WorkBlob *blob)
 {
-	MemoryContext old = MemoryContextSwitchTo(op->scratch);
+	WorkChange *change = &blob->change;
 
-	blob->change.pending = true;
-	blob->change.to = blob->row->state;
-	blob->change.status_row = blob->status_row;
-	if (blob->in_doubt)
-		decide_doubt(blob, true);
-	else
-		decide_unknown(op, blob, "the service has no status table, so it does not report on the data");
-	MemoryContextSwitchTo(old);
+	change->status_row = false;
+	decide_unknown(op, blob, "Kusto does not report on the data: the service has no status table");
 }
 
 static void
 start_poll(WorkOperation *op, WorkBlob *blob)
 {
+	MemoryContext old;
 	KcStatusTask *task;
 	KcError		err;
+	KcStatus	status = KC_OK;
+	bool		reported = blob->in_doubt || blob->row->status_table != NULL;
 
-	if (blob->row->status_table == NULL)
-	{
-		cannot_ask(op, blob);
-		return;
-	}
-	if (kc_kusto_status_start(op->session->client, kc_slice(blob->row->status_table),
-							  &blob->row->source_id, &task, &err) == KC_OK)
+	if (reported)
+		status = kc_kusto_status_start(op->session->client, kc_slice(blob->row->status_table),
+									   &blob->row->source_id, &task, &err);
+	if (reported && status == KC_OK)
 	{
 		blob->task = &task->task;
 		blob->polling = true;
@@ -315,14 +373,15 @@ start_poll(WorkOperation *op, WorkBlob *blob)
 		kpg_worker_task_begins();
 		return;
 	}
-	{
-		MemoryContext old = MemoryContextSwitchTo(op->scratch);
 
-		blob->change.pending = true;
-		blob->change.status_row = blob->status_row;
+	old = MemoryContextSwitchTo(op->scratch);
+	blob->change.pending = true;
+	blob->change.status_row = blob->status_row;
+	if (reported)
 		decide_error(op, blob, &err);
-		MemoryContextSwitchTo(old);
-	}
+	else
+		decide_unreported(op, blob);
+	MemoryContextSwitchTo(old);
 }
 
 void

@@ -13,6 +13,7 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
@@ -426,6 +427,31 @@ drive(WorkOperation *op)
 	return next_due(op);
 }
 
+/* What escapes, such as running out of memory, is this operation's matter alone. */
+static int64
+guarded_drive(WorkOperation *op)
+{
+	MemoryContext context = CurrentMemoryContext;
+	volatile int64 due = 0;
+
+	PG_TRY();
+	{
+		due = drive(op);
+	}
+	PG_CATCH();
+	{
+		HOLD_INTERRUPTS();
+		MemoryContextSwitchTo(context);
+		EmitErrorReport();
+		FlushErrorState();
+		AbortOutOfAnyTransaction();
+		op->due_ms = due = kpg_worker_now_ms() + ERROR_PAUSE_MS;
+		RESUME_INTERRUPTS();
+	}
+	PG_END_TRY();
+	return due;
+}
+
 int64
 kpg_worker_run(void)
 {
@@ -435,10 +461,8 @@ kpg_worker_run(void)
 	run_again = false;
 	dlist_foreach_modify(iter, &kpg_worker_operations)
 	{
-		int64		op_due;
+		int64		op_due = guarded_drive(dlist_container(WorkOperation, node, iter.cur));
 
-		CHECK_FOR_INTERRUPTS();
-		op_due = drive(dlist_container(WorkOperation, node, iter.cur));
 		due = Min(due, op_due);
 	}
 	return run_again ? 0 : due;

@@ -238,6 +238,20 @@ sub blobs
 	return JSON::PP->new->decode($rows);
 }
 
+# A background worker that knows nothing yet: no token, no resources.
+sub forget_worker
+{
+	my ($self) = @_;
+	my $pids = $self->sql(<<~'SQL');
+		SELECT string_agg(pid::text, ',') FROM pg_stat_activity
+		WHERE backend_type LIKE 'kusto%' AND datname = current_database()
+		SQL
+	return if $pids eq '';
+	$self->sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid IN ($pids)");
+	$self->poll("SELECT count(*) = 0 FROM pg_stat_activity WHERE pid IN ($pids)");
+	return;
+}
+
 # Waits until the operation has ended; its row.
 sub finished
 {
@@ -253,8 +267,16 @@ sub ends_as
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 	my $operation = $self->finished($id, $timeout);
 	is($operation->{state}, $state, $name // "the operation ends as $state")
-	  or diag explain $operation, $self->blobs($id);
+	  or diag explain $operation, $self->blobs($id), $self->recent_requests;
 	return $operation;
+}
+
+# The last that the service was asked, one line each.
+sub recent_requests
+{
+	my ($self) = @_;
+	my @log = map { "$_->{at} $_->{service} $_->{method} $_->{path} " . ($_->{status} // 'no answer') } $self->kusto->log;
+	return [ @log > 30 ? @log[-30 .. -1] : @log ];
 }
 
 sub succeeds

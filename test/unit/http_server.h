@@ -13,6 +13,7 @@
 
 #include <arpa/inet.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
@@ -513,12 +514,14 @@ server_acceptor_main(void *arg)
 		struct pollfd fds[2] = {{server->listen_fd, POLLIN, 0}, {server->stop_pipe[0], POLLIN, 0}};
 		ServerConnection *c;
 		int			fd;
+		int			on = 1;
 
 		if (poll(fds, 2, -1) < 0 || fds[1].revents != 0)
 			return NULL;
 		fd = accept(server->listen_fd, NULL, NULL);
 		if (fd < 0)
 			continue;
+		(void) setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
 		c = calloc(1, sizeof(*c));
 		must(c != NULL);
 		c->server = server;

@@ -23,20 +23,25 @@
 /* SAS of the tests: a signature to look for in errors. */
 #define SERVICE_SAS "sv=2020-10-02&se=2099-01-01T00%3A00%3A00Z&sp=rwd&sig=SaSsEcReT%2B%3D"
 
-#define SERVICE_RESOURCE(type, path) "[\"" type "\",\"$ORIGIN" path "?" SERVICE_SAS "\"]"
+/* Another one, as a later answer may give. */
+#define SERVICE_SAS_2 "sv=2021-12-02&se=2099-01-01T00%3A00%3A00Z&sp=rwd&sig=SaSsEcReT2"
 
-#define SERVICE_RESOURCES \
+#define SERVICE_RESOURCE(type, path, sas) "[\"" type "\",\"$ORIGIN" path "?" sas "\"]"
+
+#define SERVICE_RESOURCES_WITH(sas) \
 	SERVICE_TABLE( \
 		SERVICE_COLUMN("ResourceTypeName", "string") "," SERVICE_COLUMN("StorageRoot", "string"), \
-		SERVICE_RESOURCE("SomethingNew", "/acct1/new") "," \
-		SERVICE_RESOURCE("TempStorage", "/acct1/c1") "," \
-		SERVICE_RESOURCE("TempStorage", "/acct1/c2") "," \
-		SERVICE_RESOURCE("tempstorage", "/acct2/c3") "," \
-		SERVICE_RESOURCE("SecuredReadyForAggregationQueue", "/acct1/q1") "," \
-		SERVICE_RESOURCE("SecuredReadyForAggregationQueue", "/acct2/q2") "," \
-		SERVICE_RESOURCE("FailedIngestionsQueue", "/acct1/failed") "," \
-		SERVICE_RESOURCE("IngestionsStatusTable", "/acct1/status1") "," \
-		SERVICE_RESOURCE("IngestionsStatusTable", "/acct2/status2"))
+		SERVICE_RESOURCE("SomethingNew", "/acct1/new", sas) "," \
+		SERVICE_RESOURCE("TempStorage", "/acct1/c1", sas) "," \
+		SERVICE_RESOURCE("TempStorage", "/acct1/c2", sas) "," \
+		SERVICE_RESOURCE("tempstorage", "/acct2/c3", sas) "," \
+		SERVICE_RESOURCE("SecuredReadyForAggregationQueue", "/acct1/q1", sas) "," \
+		SERVICE_RESOURCE("SecuredReadyForAggregationQueue", "/acct2/q2", sas) "," \
+		SERVICE_RESOURCE("FailedIngestionsQueue", "/acct1/failed", sas) "," \
+		SERVICE_RESOURCE("IngestionsStatusTable", "/acct1/status1", sas) "," \
+		SERVICE_RESOURCE("IngestionsStatusTable", "/acct2/status2", sas))
+
+#define SERVICE_RESOURCES SERVICE_RESOURCES_WITH(SERVICE_SAS)
 
 #define SERVICE_IDENTITY \
 	SERVICE_TABLE(SERVICE_COLUMN("AuthorizationContext", "string"), "[\"identity-secret-1\"]")

@@ -79,7 +79,7 @@ export class Listener {
       checkHeaders(this.service, req, this.context.journal);
       await this.answer(request, res);
     } catch (error) {
-      if (error?.code === 'ECONNRESET' || req.destroyed) {
+      if (req.socket.destroyed) {
         entry.status ??= 'aborted by client';
         return;
       }
