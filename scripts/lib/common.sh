@@ -36,7 +36,7 @@ on_exit()
 run_cleanup()
 {
 	local status=$? step
-	# The reader of our output may be gone, and a second Ctrl-C must not leave half of it.
+	# A second Ctrl-C must not leave half of it.
 	trap '' INT TERM HUP PIPE
 	trap - EXIT
 	set +e
@@ -55,6 +55,8 @@ trap run_cleanup EXIT
 trap 'interrupted 130' INT
 trap 'interrupted 143' TERM
 trap 'interrupted 129' HUP
+# The reader of our output is gone: bash would die on the spot.
+trap 'interrupted 141' PIPE
 
 run()
 {
@@ -68,7 +70,7 @@ run()
 
 interrupted()
 {
-	trap '' INT TERM HUP
+	trap '' INT TERM HUP PIPE
 	if [ -n "$running" ]; then
 		kill -TERM -- "-$running" 2>/dev/null || true
 		wait "$running" || true

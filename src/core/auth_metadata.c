@@ -261,6 +261,8 @@ ask(KcCloud *cloud, KcError *err)
 	request.nheaders = 1;
 	request.max_response = MAX_METADATA;
 	request.timeout_ms = cloud->config.request_timeout_ms;
+	/* With another host to ask, do not insist on this one. */
+	cloud->policy.max_attempts = cloud->asking == 0 && cloud->uris[1] != NULL ? 2 : 4;
 	request.retry = &cloud->policy;
 	status = kc_buf_status(&url, err, doing_metadata);
 	if (status == KC_OK)
@@ -328,7 +330,7 @@ kc_cloud_create(const KcAlloc *alloc, KcMux *mux, const KcCloudConfig *config, K
 	cloud->loopback = kc_host_is_loopback(url.host);
 	cloud->policy = (KcRetryPolicy)
 	{
-		.max_attempts = 4, .base_ms = 500, .cap_ms = 8000, .max_total_ms = config->retry_total_ms
+		.base_ms = 500, .cap_ms = 8000, .max_total_ms = config->retry_total_ms
 	};
 	cloud->uris[0] = copy_without_slash(alloc, config->uris[0]);
 	if (config->uris[1] != NULL)

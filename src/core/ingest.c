@@ -55,21 +55,24 @@ failed(const KcIngest *ingest, KcError *err)
 
 /* ---- blobs ---- */
 
-static KcStatus
+/* NULL with *err filled when it fails. */
+static UploadBlob *
 open_blob(KcIngest *ingest, KcError *err)
 {
 	UploadBlob *blob = kc_alloc0(ingest->alloc, sizeof(UploadBlob));
-	KcStatus	status;
 
 	if (blob == NULL)
-		return kc_error_nomem(err, doing_ingest);
+	{
+		kc_error_nomem(err, doing_ingest);
+		return NULL;
+	}
 	blob->pub.ordinal = ingest->nblobs + 1;
 	kc_buf_init(&blob->commit_body, ingest->alloc, KC_BUF_UNLIMITED);
-	status = kc_ingest_source_id(&ingest->operation_id, blob->pub.ordinal, &blob->pub.source_id, err);
-	if (status != KC_OK)
+	if (kc_ingest_source_id(&ingest->operation_id, blob->pub.ordinal, &blob->pub.source_id,
+							err) != KC_OK)
 	{
 		kc_free(ingest->alloc, blob);
-		return status;
+		return NULL;
 	}
 	if (ingest->last_blob != NULL)
 		ingest->last_blob->next = blob;
@@ -78,7 +81,7 @@ open_blob(KcIngest *ingest, KcError *err)
 	ingest->last_blob = blob;
 	ingest->nblobs++;
 	ingest->open = blob;
-	return KC_OK;
+	return blob;
 }
 
 /*
@@ -125,21 +128,20 @@ kc_ingest_get_chunk(KcIngest *ingest, KcBuf **chunk, KcError *err)
 static KcStatus
 put(KcIngest *ingest, KcBuf *chunk, uint64_t rows, KcError *err)
 {
-	UploadBlob *blob;
-	KcStatus	status;
+	UploadBlob *blob = ingest->open;
 	bool		end;
 
 	/* One giant row may not fit any more: it begins a blob of its own. */
-	if (ingest->open != NULL && ingest->open->pub.raw_bytes + chunk->len > ingest->max_blob_size
+	if (blob != NULL && blob->pub.raw_bytes + chunk->len > ingest->max_blob_size
 		&& ingest->spare != NULL)
-		kc_ingest_end_stream(ingest);
-	if (ingest->open == NULL)
 	{
-		status = open_blob(ingest, err);
-		if (status != KC_OK)
-			return status;
+		kc_ingest_end_stream(ingest);
+		blob = NULL;
 	}
-	blob = ingest->open;
+	if (blob == NULL)
+		blob = open_blob(ingest, err);
+	if (blob == NULL)
+		return err->status;
 	blob->pub.rows += rows;
 	blob->pub.raw_bytes += chunk->len;
 	ingest->rows += rows;

@@ -116,15 +116,62 @@ add(Headers *headers, const char *name, KcSlice value)
 	headers->list[headers->n++] = (KcHttpHeader) {name, value};
 }
 
+static void
+add_all(const Request *request, KcSlice bearer, KcSlice id, Headers *headers)
+{
+	const KcClient *client = request->client;
+	const char *application = client->config.application;
+	const char *user = client->config.user;
+
+	if (bearer.len > 0)
+		add(headers, "Authorization", bearer);
+	/* Without it errors may come as HTML. */
+	add(headers, "Accept", kc_slice("application/json"));
+	add(headers, "Content-Type", kc_slice("application/json; charset=utf-8"));
+	add(headers, "x-ms-version", kc_slice(KUSTO_API_VERSION));
+	add(headers, "x-ms-client-request-id", id);
+	add(headers, "x-ms-client-version", kc_slice(client->client_version));
+	add(headers, "x-ms-app", kc_slice(application != NULL ? application : "kusto_ingest"));
+	if (user != NULL && user[0] != '\0')
+		add(headers, "x-ms-user", kc_slice(user));
+	if (request->readonly)
+		add(headers, "x-ms-readonly", kc_slice("true"));
+}
+
 static KcStatus
-send(Request *request, const KcToken *token, KcError *err)
+start_http(Request *request, KcSlice url, const Headers *headers, KcError *err)
 {
 	KcClient   *client = request->client;
 	const Endpoint *endpoint = request->endpoint;
-	const char *application = client->config.application;
-	const char *user = client->config.user;
-	Headers		headers = {.n = 0};
 	KcHttpRequest http;
+
+	memset(&http, 0, sizeof(http));
+	http.doing = endpoint->doing;
+	http.method = "POST";
+	http.url = url;
+	http.headers = headers->list;
+	http.nheaders = headers->n;
+	http.body = kc_buf_view(&request->body);
+	http.max_response = request->max_response;
+	http.flags = KC_HTTP_COMPRESSED;
+	/* A command that is not known to be harmless is not given twice. */
+	if (!endpoint->ingest && !endpoint->v2 && !request->readonly)
+		http.flags |= KC_HTTP_ONCE;
+	if (client->config.request_timeout_ms > 0)
+		http.timeout_ms = client->config.request_timeout_ms
+			+ (endpoint->ingest ? 0 : TIMEOUT_MARGIN_MS);
+	http.retry = &client->request_retry;
+	http.explain = endpoint->explain;
+	return kc_http_start(client->mux, client->alloc, &client->http, &http, &request->http, err);
+}
+
+/* Built anew for each try: the token may be another. */
+static KcStatus
+send(Request *request, const KcToken *token, KcError *err)
+{
+	const KcClient *client = request->client;
+	const Endpoint *endpoint = request->endpoint;
+	Headers		headers = {.n = 0};
 	KcUuid		uuid;
 	char		uuid_text[KC_UUID_TEXT_LEN + 1];
 	KcBuf		url;
@@ -142,47 +189,21 @@ send(Request *request, const KcToken *token, KcError *err)
 	kc_buf_str(&url, endpoint->ingest ? client->ingest_uri : client->engine_uri);
 	kc_buf_str(&url, endpoint->path);
 	kc_buf_printf(&id, "KPGX.%s;%s", endpoint->verb, uuid_text);
-	kc_buf_str(&bearer, "Bearer ");
-	kc_buf_slice(&bearer, token->text);
-
 	if (token->text.len > 0)
-		add(&headers, "Authorization", kc_buf_view(&bearer));
-	add(&headers, "Accept", kc_slice("application/json"));
-	add(&headers, "Content-Type", kc_slice("application/json; charset=utf-8"));
-	add(&headers, "x-ms-version", kc_slice(KUSTO_API_VERSION));
-	add(&headers, "x-ms-client-request-id", kc_buf_view(&id));
-	add(&headers, "x-ms-client-version", kc_slice(client->client_version));
-	add(&headers, "x-ms-app", kc_slice(application != NULL ? application : "kusto_ingest"));
-	if (user != NULL && user[0] != '\0')
-		add(&headers, "x-ms-user", kc_slice(user));
-	if (request->readonly)
-		add(&headers, "x-ms-readonly", kc_slice("true"));
-
-	memset(&http, 0, sizeof(http));
-	http.doing = endpoint->doing;
-	http.method = "POST";
-	http.url = kc_buf_view(&url);
-	http.headers = headers.list;
-	http.nheaders = headers.n;
-	http.body = kc_buf_view(&request->body);
-	http.max_response = request->max_response;
-	http.flags = KC_HTTP_COMPRESSED;
-	/* A command that is not known to be harmless is not given twice. */
-	if (!endpoint->ingest && !endpoint->v2 && !request->readonly)
-		http.flags |= KC_HTTP_ONCE;
-	if (client->config.request_timeout_ms > 0)
-		http.timeout_ms = client->config.request_timeout_ms
-			+ (endpoint->ingest ? 0 : TIMEOUT_MARGIN_MS);
-	http.retry = &client->request_retry;
-	http.explain = endpoint->explain;
-
+	{
+		kc_buf_str(&bearer, "Bearer ");
+		kc_buf_slice(&bearer, token->text);
+	}
 	status = kc_buf_status(&url, err, endpoint->doing);
 	if (status == KC_OK)
 		status = kc_buf_status(&id, err, endpoint->doing);
 	if (status == KC_OK)
 		status = kc_buf_status(&bearer, err, endpoint->doing);
 	if (status == KC_OK)
-		status = kc_http_start(client->mux, client->alloc, &client->http, &http, &request->http, err);
+	{
+		add_all(request, kc_buf_view(&bearer), kc_buf_view(&id), &headers);
+		status = start_http(request, kc_buf_view(&url), &headers, err);
+	}
 	kc_buf_free(&url);
 	kc_buf_free(&id);
 	kc_buf_free_secret(&bearer);

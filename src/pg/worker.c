@@ -35,6 +35,7 @@
 #include "worker_internal.h"
 
 #define DATABASE_CHECK_MS	1000
+#define LOOK_AGAIN_MS		500 /* the tables were locked */
 #define RIVAL_PAUSE_MS		20	/* another worker ends or begins */
 #define RIVAL_TIMEOUT_MS	5000
 #define ERROR_PAUSE_MS		5000
@@ -142,8 +143,7 @@ end_if_unneeded(void)
 	guarding = kpg_worker_try_lock(KPG_WORKER_GUARD);
 	if (!guarding)
 		return;
-	kpg_worker_look(true);
-	if (kpg_worker_is_idle())
+	if (kpg_worker_look(true) && kpg_worker_is_idle())
 	{
 		/* In this order: worker_start.c tells why. */
 		release_locks();
@@ -233,13 +233,12 @@ look(Loop *loop, int64 now)
 	}
 	if (now >= loop->look_ms)
 	{
-		kpg_worker_look(true);
-		loop->look_ms = now + kpg_naptime_ms;
+		loop->look_ms = now + (kpg_worker_look(true) ? kpg_naptime_ms : LOOK_AGAIN_MS);
 		/* One page of all that is open may be far from what is new. */
 		loop->woken = loop->woken || !kpg_worker_is_idle();
 	}
-	if (loop->woken)
-		kpg_worker_look(false);
+	if (loop->woken && !kpg_worker_look(false))
+		loop->look_ms = Min(loop->look_ms, now + LOOK_AGAIN_MS);
 }
 
 static void

@@ -67,7 +67,7 @@ command_failed(WorkOperation *op, KcError *err)
 	failure = kpg_worker_failure(op, err);
 	kpg_session_release(op->session);
 	op->session = NULL;
-	if (kpg_worker_retry(&op->retry, err, &op->due_ms))
+	if (kpg_worker_retry(&op->command_retry, err, &op->due_ms))
 		kpg_worker_note(op, failure);
 	else
 		kpg_worker_give_up(op, failure);
@@ -113,6 +113,5 @@ kpg_worker_command_finish(WorkOperation *op)
 		return;
 	}
 	kpg_worker_post_release(op, &op->command_held);
-	memset(&op->retry, 0, sizeof(op->retry));
 	op->command_done = true;
 }

@@ -138,7 +138,8 @@ typedef struct WorkOperation
 	int			poll_window;	/* blobs that are asked for at once */
 	bool		over;			/* nothing to do any more: to be forgotten */
 	int64		due_ms;			/* nothing new before */
-	KcRetry		retry;			/* of session and command; attempt 0: not begun */
+	KcRetry		session_retry;	/* attempt 0: not begun */
+	KcRetry		command_retry;
 } WorkOperation;
 
 #define KPG_WORK_NEVER PG_INT64_MAX
@@ -150,8 +151,11 @@ extern int64 kpg_worker_now_ms(void);
 
 extern dlist_head kpg_worker_operations;
 
-/* Look for operations to take up: staged ones only, or the next page of all. */
-extern void kpg_worker_look(bool everything);
+/*
+ * Look for operations to take up: staged ones only, or the next page of all.
+ * False when that was not possible.
+ */
+extern bool kpg_worker_look(bool everything);
 
 /* Is nothing in memory, and did the last full look find nothing either? */
 extern bool kpg_worker_is_idle(void);

@@ -223,18 +223,20 @@ adopt(WorkOperation *op)
 	dlist_push_tail(&kpg_worker_operations, &op->node);
 }
 
-void
+bool
 kpg_worker_look(bool everything)
 {
 	Look		look = {.everything = everything, .sweep = sweep};
 	bool		from_first = !sweep.begun;
+	bool		done;
 
 	if (known == NULL)
 		make_known();
 	dlist_init(&look.taken);
 	look.context = AllocSetContextCreate(CurrentMemoryContext, "kusto_ingest look",
 										 ALLOCSET_DEFAULT_SIZES);
-	if (kpg_worker_unit("looking for exports", look_body, &look, NULL) == KPG_UNIT_DONE)
+	done = kpg_worker_unit("looking for exports", look_body, &look, NULL) == KPG_UNIT_DONE;
+	if (done)
 	{
 		while (!dlist_is_empty(&look.taken))
 			adopt(dlist_container(WorkOperation, node, dlist_pop_head_node(&look.taken)));
@@ -250,6 +252,7 @@ kpg_worker_look(bool everything)
 		nothing_open = false;
 	/* With everything that was not adopted. */
 	MemoryContextDelete(look.context);
+	return done;
 }
 
 bool

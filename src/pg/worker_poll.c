@@ -281,6 +281,7 @@ decide_error(WorkOperation *op, WorkBlob *blob, const KcError *err)
 
 	op->session_stale = true;
 	decide_pending(op, blob, false);
+	change->status_row = blob->status_row;
 	change->due_ms = Max(change->due_ms, kpg_worker_now_ms() + err->retry_after_ms);
 	if (change->failure == NULL && blob->trouble != trouble)
 		change->failure = kpg_worker_failure(op, err);

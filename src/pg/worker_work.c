@@ -322,14 +322,17 @@ acquire_session(WorkOperation *op)
 	KpgFailure *failure;
 
 	if (result == KPG_UNIT_DONE)
+	{
+		memset(&op->session_retry, 0, sizeof(op->session_retry));
 		return true;
+	}
 	if (result == KPG_UNIT_BUSY)
 	{
 		pause_operation(op, result);
 		return false;
 	}
 	failure = kpg_worker_failure_from(op, error);
-	if (kpg_worker_retry_from(&op->retry, error, &op->due_ms))
+	if (kpg_worker_retry_from(&op->session_retry, error, &op->due_ms))
 		kpg_worker_note(op, failure);
 	else
 		kpg_worker_give_up(op, failure);

@@ -34,6 +34,7 @@ typedef enum ServerAction
 	SERVER_RESET_EARLY,			/* RST after the head, the body unread */
 	SERVER_STALL,				/* read the request, never answer */
 	SERVER_STALL_EARLY,			/* read the head, not the body, never answer */
+	SERVER_REPLY_EARLY,			/* reply after the head, the body unread, then FIN */
 	SERVER_TRUNCATE,			/* half of the body, then FIN */
 	SERVER_DRIP,				/* a byte every 50 ms */
 	SERVER_ENDLESS,				/* status and headers, then bytes without end */
@@ -319,7 +320,8 @@ server_acts_early(Server *server, const ServerRequest *request, ServerRule *chos
 	{
 		ServerRule *rule = &server->rules[i];
 
-		if ((rule->action != SERVER_RESET_EARLY && rule->action != SERVER_STALL_EARLY)
+		if ((rule->action != SERVER_RESET_EARLY && rule->action != SERVER_STALL_EARLY
+			 && rule->action != SERVER_REPLY_EARLY)
 			|| !server_rule_matches(rule, request))
 			continue;
 		rule->used++;
@@ -441,6 +443,13 @@ server_act(ServerConnection *c, const ServerRule *rule)
 		case SERVER_STALL:
 		case SERVER_STALL_EARLY:
 			server_stall(c);
+			return false;
+		case SERVER_REPLY_EARLY:
+			(void) server_reply(c, rule);
+			(void) shutdown(c->fd, SHUT_WR);
+			c->have = 0;
+			while (server_fill(c))
+				c->have = 0;
 			return false;
 		case SERVER_LAST_ON_CONNECTION:
 			c->doomed = true;

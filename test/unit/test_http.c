@@ -147,6 +147,15 @@ test_large_body(void)
 	is(http->error.status, KC_OK, "a request that broke before it was sent whole is repeated, even if only once");
 	is(http->tries, 2, "by a second try");
 	kc_http_free(http);
+
+	begin_afresh();
+	server_rule(&server, (ServerRule) {.action = SERVER_REPLY_EARLY,.status = 403,.body = "no",
+				.headers = "Connection: close\r\n"});
+	http = run((KcHttpRequest) {.method = "PUT",.url = at("/big"),.body = kc_slice_n(data, len),
+			   .retry = &four_tries});
+	is(http->error.status, KC_ERR_FORBIDDEN, "an answer that comes before the body was sent is heard");
+	is_slice(kc_buf_view(&http->response.body), "no", "to its end");
+	kc_http_free(http);
 	free(data);
 }
 

@@ -7,6 +7,9 @@ import { accountSas } from './sas.js';
 
 const API_VERSION = '2023-11-03';
 
+// Azurite answers in milliseconds; silence must show as an error and not as a hang.
+const SILENCE_LIMIT_MS = 60_000;
+
 export class StorageError extends Error {
   constructor(status, code, message) {
     super(`${status} ${code}: ${message}`);
@@ -36,6 +39,7 @@ export class Storage {
       agent: this.agent,
       headers: { 'x-ms-version': API_VERSION, 'Content-Length': bytes?.length ?? 0, ...headers },
     });
+    req.setTimeout(SILENCE_LIMIT_MS, () => req.destroy(new Error(`Azurite's ${service} service is silent`)));
     // An error after the response began shows in the response itself.
     req.on('error', () => {});
     req.end(bytes ?? undefined);
