@@ -51,6 +51,12 @@ extern void kc_azure_explain(const KcHttpResponse *response, KcError *err);
 /* The text of the first element of that name, unescaped; false: there is none. */
 extern bool kc_azure_xml_text(KcSlice xml, const char *element, KcBuf *text);
 
+/*
+ * A storage host that cannot be reached while the cluster can: often a private
+ * endpoint or a firewall that knows the one and not the other.
+ */
+extern void kc_azure_advise_network(KcError *err);
+
 /* Does the error say that the SAS, or what it is for, is no longer good? */
 extern bool kc_azure_wants_fresh_sas(const KcError *err);
 

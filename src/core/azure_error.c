@@ -5,7 +5,9 @@
  *
  * Public source: learn.microsoft.com/rest/api/storageservices/status-and-error-codes2
  */
+#ifndef _GNU_SOURCE
 #define _GNU_SOURCE				/* memmem */
+#endif
 #include <string.h>
 
 #include "azure.h"
@@ -169,6 +171,13 @@ kc_azure_explain(const KcHttpResponse *response, KcError *err)
 	if (response->status >= 500)
 		kc_error_text(err->what, sizeof(err->what), kc_slice("the storage service failed"));
 	advise(response, err);
+}
+
+void
+kc_azure_advise_network(KcError *err)
+{
+	if (err->status == KC_ERR_NETWORK && err->advice == KC_ADVICE_NONE)
+		err->advice = KC_ADVICE_PRIVATE_ENDPOINT;
 }
 
 bool

@@ -7,6 +7,9 @@
 
 #include "http_internal.h"
 
+/* Tries that failed for our own slowness; beyond that it may be something else. */
+#define MAX_FORGIVEN 10
+
 static const KcRetryPolicy one_try = {.max_attempts = 1};
 
 static void on_transfer_complete(KcTransfer *transfer, CURLcode code);
@@ -82,6 +85,18 @@ repeatable(const HttpCall *call, const KcError *err)
 	return (call->request.flags & KC_HTTP_ONCE) == 0 || !err->after_send;
 }
 
+/*
+ * Time in which nobody drove the mux is no time of ours.
+ */
+static void
+forgive_lateness(HttpCall *call)
+{
+	int64_t		late_ms = kc_mux_late_ms(call->mux);
+
+	call->retry.started_ms += late_ms - call->late_seen_ms;
+	call->late_seen_ms = late_ms;
+}
+
 static void
 on_transfer_complete(KcTransfer *transfer, CURLcode code)
 {
@@ -101,6 +116,18 @@ on_transfer_complete(KcTransfer *transfer, CURLcode code)
 	}
 
 	/*
+	 * While our process was busy elsewhere the transfer ran into a timeout or
+	 * the peer lost patience: begin again, it was not given its chance.
+	 */
+	if (kc_mux_is_late(mux) && err.http_status == 0 && kc_retry_transient(&err)
+		&& (err.status == KC_ERR_TIMEOUT || err.after_send) && call->forgiven < MAX_FORGIVEN)
+	{
+		call->forgiven++;
+		begin_try(call);
+		return;
+	}
+
+	/*
 	 * A load balancer forgets idle connections; finding that out is not a
 	 * failure of the service (RFC 9112 section 9.3.1).
 	 */
@@ -116,6 +143,7 @@ on_transfer_complete(KcTransfer *transfer, CURLcode code)
 		err.status = KC_ERR_SERVICE;
 		err.permanent = false;
 	}
+	forgive_lateness(call);
 	if (!kc_retry_transient(&err) || !kc_retry_again(&call->retry, &err, &wait_ms))
 	{
 		finish(call, &err);
@@ -158,6 +186,7 @@ kc_http_start(KcMux *mux, const KcAlloc *alloc, const KcHttpConfig *config,
 	if (status == KC_OK)
 	{
 		kc_retry_begin(&call->retry, &call->policy, kc_mux_clock(mux));
+		call->late_seen_ms = kc_mux_late_ms(mux);
 		call->http.tries = 1;
 		status = kc_http_transfer_start(call, err);
 	}

@@ -81,7 +81,9 @@ judge_transport(HttpCall *call, CURLcode code, KcError *err)
 		kc_error_nomem(err, doing);
 		return;
 	}
-	if (meaning == NULL)
+	if (code == CURLE_COULDNT_CONNECT && kc_mux_fd_refused(call->mux))
+		kc_error_set(err, KC_ERR_NETWORK, doing, "too many open files in this process");
+	else if (meaning == NULL)
 		kc_error_set(err, KC_ERR_INTERNAL, doing, "libcurl failed with code %d", (int) code);
 	else
 	{

@@ -24,6 +24,8 @@ typedef struct HttpCall
 	KcTimer		timer;
 	KcRetry		retry;
 	KcRetryPolicy policy;
+	int			forgiven;		/* tries that our own slowness cost */
+	int64_t		late_seen_ms;	/* of the mux, already taken off the retry's time */
 	/* State of the current try. */
 	size_t		body_sent;		/* bytes of the body that libcurl has taken */
 	bool		answer_too_large;

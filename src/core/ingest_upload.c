@@ -44,8 +44,7 @@ kc_ingest_stop_uploads(KcIngest *ingest)
 static void
 fail_with(KcIngest *ingest, KcError *err)
 {
-	if (err->status == KC_ERR_NETWORK && err->advice == KC_ADVICE_NONE)
-		err->advice = KC_ADVICE_PRIVATE_ENDPOINT;
+	kc_azure_advise_network(err);
 	kc_ingest_fail(ingest, err);
 }
 

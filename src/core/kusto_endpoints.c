@@ -6,7 +6,9 @@
  * Public sources: learn.microsoft.com/kusto/api/connection-strings/kusto,
  * learn.microsoft.com/azure/data-explorer/kusto/api/connection-strings/trusted-endpoints
  */
+#ifndef _GNU_SOURCE
 #define _GNU_SOURCE				/* memmem */
+#endif
 #include <string.h>
 
 #include "kusto_internal.h"

@@ -10,7 +10,9 @@
  * Public sources: learn.microsoft.com/kusto/api/rest/response,
  * learn.microsoft.com/azure/data-explorer/error-codes
  */
+#ifndef _GNU_SOURCE
 #define _GNU_SOURCE				/* strcasestr */
+#endif
 #include <string.h>
 #include <strings.h>
 

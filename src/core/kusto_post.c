@@ -136,13 +136,6 @@ refetch(Post *post, const KcError *err)
 	return true;
 }
 
-static void
-advise_network(KcError *err)
-{
-	if (err->status == KC_ERR_NETWORK && err->advice == KC_ADVICE_NONE)
-		err->advice = KC_ADVICE_PRIVATE_ENDPOINT;
-}
-
 /* ---- the message ---- */
 
 static KcStatus
@@ -196,7 +189,7 @@ on_message(KcHttp *http)
 		finish(post, NULL);
 		return;
 	}
-	advise_network(&err);
+	kc_azure_advise_network(&err);
 	if (err.after_send)
 	{
 		post->pub.message_sent = true;
@@ -298,7 +291,7 @@ on_row(KcHttp *http)
 		step(post);
 		return;
 	}
-	advise_network(&err);
+	kc_azure_advise_network(&err);
 	if (refetch(post, &err))
 		step(post);
 	else

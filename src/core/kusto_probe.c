@@ -206,8 +206,7 @@ on_blob_written(KcHttp *http)
 
 	kc_http_free(http);
 	probe->http = NULL;
-	if (err.status == KC_ERR_NETWORK && err.advice == KC_ADVICE_NONE)
-		err.advice = KC_ADVICE_PRIVATE_ENDPOINT;
+	kc_azure_advise_network(&err);
 	if (err.status == KC_OK)
 	{
 		kc_client_storage(probe->client, &kc_storage_short_retry, &storage);

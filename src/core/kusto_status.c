@@ -138,6 +138,7 @@ on_row(KcHttp *http)
 
 	if (err.status == KC_OK)
 		(void) read_row(status, kc_buf_view(&http->response.body), &err);
+	kc_azure_advise_network(&err);
 	kc_http_free(http);
 	status->http = NULL;
 	kc_resources_report(resources, kc_slice(status->table_url),

@@ -39,19 +39,34 @@
 #define RIVAL_PAUSE_MS		20	/* another worker ends or begins */
 #define RIVAL_TIMEOUT_MS	5000
 #define ERROR_PAUSE_MS		5000
+#define DRAIN_MS			2000
 #define NEEDED_PAUSE_MS		1000	/* whatever the idle timeout */
 
 static volatile sig_atomic_t terminated;
-static bool at_work;			/* has SELF and ALIVE */
+static volatile sig_atomic_t at_work;	/* has SELF and ALIVE */
 static bool guarding;			/* has GUARD: whoever stages waits */
 
 /* ---- coming and going ---- */
 
+/*
+ * At work it is the loop that ends the process, see drain().  ProcDiePending
+ * without InterruptPending is for waits that look at it by themselves, such as
+ * that for a synchronous standby, which must not hold up a shutdown.
+ */
 static void
 handle_sigterm(SIGNAL_ARGS)
 {
+	int			save_errno = errno;
+
 	terminated = true;
-	die(postgres_signal_arg);
+	if (at_work)
+	{
+		ProcDiePending = true;
+		SetLatch(MyLatch);
+	}
+	else
+		die(postgres_signal_arg);
+	errno = save_errno;
 }
 
 static void
@@ -113,16 +128,49 @@ database_is_free(void)
 	return true;
 }
 
+/*
+ * Before the process ends, let posts end that are under way: one that is cut
+ * off is in doubt, which takes long to find out.  Whoever wants us to go waits
+ * longer than this.
+ */
+static void
+drain(void)
+{
+	int64		now = kpg_worker_now_ms();
+	int64		deadline = now + DRAIN_MS;
+
+	while (kpg_worker_drain() && now < deadline)
+	{
+		int64		due = kpg_worker_run();
+
+		due = Min(due, deadline);
+		now = kpg_worker_now_ms();
+		(void) kpg_wait_once(Max(due - now, 0), KPG_WAIT_WORKER);
+		now = kpg_worker_now_ms();
+	}
+}
+
 static void
 leave_database(void)
 {
 	bool		idle = kpg_worker_is_idle();
 
 	ereport(DEBUG1, (errmsg_internal("kusto_ingest worker leaves the database to another session")));
+	drain();
 	release_locks();
 	if (!idle)
 		(void) kpg_worker_register(0);
 	proc_exit(0);
+}
+
+static void
+obey_sigterm(void)
+{
+	drain();
+	ereport(FATAL,
+			(errcode(ERRCODE_ADMIN_SHUTDOWN),
+			 errmsg("terminating background worker \"%s\" due to administrator command",
+					MyBgworkerEntry->bgw_type)));
 }
 
 static void
@@ -262,6 +310,8 @@ turn(Loop *loop)
 	int64		now = kpg_worker_now_ms();
 	int64		due = loop->resume_ms;
 
+	if (terminated)
+		obey_sigterm();
 	if (now >= loop->resume_ms)
 	{
 		serve_reload(loop);
@@ -297,6 +347,8 @@ guarded_turn(Loop *loop, MemoryContext context)
 		release_guard();
 		pgstat_report_activity(STATE_IDLE, NULL);
 		loop->resume_ms = kpg_worker_now_ms() + ERROR_PAUSE_MS;
+		if (terminated)
+			proc_exit(1);
 		RESUME_INTERRUPTS();
 	}
 	PG_END_TRY();

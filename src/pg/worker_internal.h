@@ -166,6 +166,12 @@ extern void kpg_worker_forget_all(void);
 
 /* worker_work.c */
 
+/*
+ * Begin nothing any more.  True while posts are under way, or their results
+ * not yet written.
+ */
+extern bool kpg_worker_drain(void);
+
 /* Do all that can be done now; when there will be more, by kpg_worker_now_ms(). */
 extern int64 kpg_worker_run(void);
 

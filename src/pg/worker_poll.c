@@ -40,9 +40,15 @@ kpg_worker_poll_first(void)
 }
 
 static bool
+to_be_polled(const WorkBlob *blob)
+{
+	return blob->in_doubt || blob->row->state == KPG_STATE_POSTED;
+}
+
+static bool
 goes_with(const WorkOperation *op, const WorkOperation *other)
 {
-	return other->lane == op->lane && other->row->state == KPG_STATE_POSTED &&
+	return other->lane == op->lane &&
 		strcmp(other->row->table_name, op->row->table_name) == 0 &&
 		strcmp(other->row->database, op->row->database) == 0;
 }
@@ -60,7 +66,7 @@ operations_before(const WorkOperation *op)
 
 		if (other == op)
 			break;
-		if (goes_with(op, other))
+		if (other->row->state == KPG_STATE_POSTED && goes_with(op, other))
 			n++;
 	}
 	return n;
@@ -98,16 +104,10 @@ hasten_others(const WorkOperation *op)
 			int64		fresh_ms = (now_ms - blob->since_ms) / 8;
 
 			fresh_ms = Max(fresh_ms, FRESH_MS);
-			if (blob->row->state == KPG_STATE_POSTED && now_ms - blob->polled_ms >= fresh_ms)
+			if (to_be_polled(blob) && now_ms - blob->polled_ms >= fresh_ms)
 				blob->due_ms = Min(blob->due_ms, now_ms);
 		}
 	}
-}
-
-static bool
-to_be_polled(const WorkBlob *blob)
-{
-	return blob->in_doubt || blob->row->state == KPG_STATE_POSTED;
 }
 
 /*

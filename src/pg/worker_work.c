@@ -28,6 +28,7 @@
 
 static int	ntasks;
 static bool run_again;			/* room was made for what could not begin */
+static bool draining;
 
 int64
 kpg_worker_now_ms(void)
@@ -38,7 +39,7 @@ kpg_worker_now_ms(void)
 bool
 kpg_worker_may_begin(void)
 {
-	return ntasks < TASKS_MAX;
+	return ntasks < TASKS_MAX && !draining;
 }
 
 void
@@ -55,6 +56,27 @@ kpg_worker_task_ends(KcTask *task)
 	kc_task_free(task);
 	ntasks--;
 	run_again = true;
+}
+
+bool
+kpg_worker_drain(void)
+{
+	dlist_iter	iter;
+
+	draining = true;
+	dlist_foreach(iter, &kpg_worker_operations)
+	{
+		const WorkOperation *op = dlist_container(WorkOperation, node, iter.cur);
+
+		for (int i = 0; i < op->row->nblobs; i++)
+		{
+			const WorkBlob *blob = &op->blobs[i];
+
+			if (blob->change.pending || (blob->task != NULL && !blob->polling))
+				return true;
+		}
+	}
+	return false;
 }
 
 static void

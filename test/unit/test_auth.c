@@ -540,6 +540,35 @@ test_free_while_waiting(void)
 	}
 }
 
+/* What nobody waits for any more is not left lying for the next to join. */
+static void
+test_abandoned_fetch(void)
+{
+	KcAuthConfig config = secret_config();
+	Fixture		f;
+	Wait		wait;
+	KcError		err;
+
+	server_clear(&server);
+	server_rule(&server, (ServerRule) {.target = "metadata",.times = 1,.action = SERVER_STALL});
+	serve_metadata(METADATA);
+	server_rule(&server, (ServerRule) {.method = "POST",.times = 1,.action = SERVER_STALL});
+	serve_token("{\"expires_in\":60,\"access_token\":\"t\"}");
+	make(&f, &config, NULL);
+	begin_wait(&f, &wait);
+	while (server_count(&server, "GET", "metadata") == 0)
+		harness_turn(&h, 20);
+	kc_auth_cancel(f.auth, &wait.waiter);
+	begin_wait(&f, &wait);
+	while (server_count(&server, "POST", NULL) == 0)
+		harness_turn(&h, 20);
+	kc_auth_cancel(f.auth, &wait.waiter);
+	is(get_token(&f, &err), KC_OK, "a fetch that was given up is begun anew by the next who wants it");
+	is(server_count(&server, "GET", "metadata"), 2, "metadata");
+	is(server_count(&server, "POST", NULL), 2, "and token");
+	end(&f);
+}
+
 int
 main(void)
 {
@@ -555,6 +584,7 @@ main(void)
 	test_principal();
 	test_missing_options();
 	test_free_while_waiting();
+	test_abandoned_fetch();
 	harness_stop(&h);
 	server_stop(&server);
 	return done_testing();

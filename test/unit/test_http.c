@@ -441,6 +441,41 @@ test_retry_after(void)
 	ok(true, "a request may be freed while it waits");
 }
 
+/*
+ * A backend that sorts for minutes does not drive the mux meanwhile.
+ */
+static void
+test_late_drive(void)
+{
+	static const KcRetryPolicy short_policy = {.max_attempts = 2,.base_ms = 1,.cap_ms = 1,.max_total_ms = 100};
+	KcHttpRequest request = {
+		.doing = "testing",.method = "GET",.max_response = 100,.timeout_ms = 300,.retry = &short_policy
+	};
+	KcHttp	   *http;
+	KcError		err;
+
+	begin_afresh();
+	server_rule(&server, (ServerRule) {.times = 1,.status = 503});
+	server_rule(&server, (ServerRule) {.body = "fine"});
+	request.url = at("/late");
+	must(kc_http_start(h.mux, &kc_alloc_malloc, &config, &request, &http, &err) == KC_OK);
+	while (server_count(&server, NULL, "/late") == 0)
+		harness_turn(&h, 20);
+	(void) poll(NULL, 0, 1000); /* busy elsewhere */
+	(void) harness_until(&h, &http->done);
+	is(http->error.status, KC_OK, "a request survives that nobody drives the mux");
+	is_slice(kc_buf_view(&http->response.body), "fine", "with its answer");
+	kc_http_free(http);
+
+	server_clear(&server);
+	server_rule(&server, (ServerRule) {.action = SERVER_STALL});
+	must(kc_http_start(h.mux, &kc_alloc_malloc, &config, &request, &http, &err) == KC_OK);
+	(void) poll(NULL, 0, 1000);
+	(void) harness_until(&h, &http->done);
+	is(http->error.status, KC_ERR_TIMEOUT, "but not that nobody answers");
+	kc_http_free(http);
+}
+
 static void
 explain_test(const KcHttpResponse *response, KcError *err)
 {
@@ -507,6 +542,7 @@ main(void)
 	test_broken_connections();
 	test_dead_connection();
 	test_retry_after();
+	test_late_drive();
 	test_words();
 	test_tls();
 	harness_stop(&h);

@@ -154,6 +154,8 @@ test_post_faults(void)
 		task = post(client, &request);
 		is(task->task.error.status, rows[i].status, rows[i].name);
 		is(task->message_sent, rows[i].sent, "sent, perhaps");
+		if (rows[i].status == KC_ERR_NETWORK)
+			is(task->task.error.advice, KC_ADVICE_PRIVATE_ENDPOINT, "advice");
 		if (rows[i].messages > 0)
 			is(server_count(&server, "POST", "/messages?"), rows[i].messages, "tries");
 		if (rows[i].status != KC_OK)

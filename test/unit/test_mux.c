@@ -351,6 +351,7 @@ test_descriptors(Server *server)
 	must(start_get(&h, "http://127.0.0.1:1/", 0, &http, &err) == KC_OK);
 	(void) harness_until(&h, &http->done);
 	is(http->error.status, KC_ERR_NETWORK, "a socket that is refused fails the request");
+	is_str(http->error.what, "too many open files in this process", "and the error says why");
 	kc_http_free(http);
 	harness_stop(&h);
 	is(d.taken, 0, "all descriptors are given back");
