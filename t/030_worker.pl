@@ -232,6 +232,14 @@ $kusto->clear_faults;
 $pg->succeeds($id, 'which goes on with the post');
 rows_are($table, [1], 'it has arrived once');
 
+$kusto->fault({ service => 'queue', method => 'POST' }, { delay_ms => 1000 });
+$id = $pg->ingest('SELECT 5 AS i', $table);
+wait_until(sub { $kusto->fired > 0 }, 'the queue takes its time');
+$pg->sql("SELECT pg_terminate_backend(pid) FROM ($worker_lock) w");
+$pg->succeeds($id, 'a post under way may end before the worker does');
+is($pg->blobs($id)->[0]{post_attempts}, 1, 'so that it is not in doubt');
+$kusto->clear_faults;
+
 $kusto->config(hold_ingestion => JSON::PP::true);
 $id = $pg->ingest('SELECT 2 AS i', $table);
 state_is($id, 'posted');
@@ -250,7 +258,7 @@ is($pg->sql($worker_pid), '', 'no worker after a restart');
 $kusto->config(hold_ingestion => JSON::PP::false);
 $pg->succeeds($pg->ingest('SELECT 4 AS i', $table), 'the next export starts one');
 $pg->succeeds($id, 'which goes on with what was open');
-rows_are($table, [ 1 .. 4 ], 'all have arrived once');
+rows_are($table, [ 1 .. 5 ], 'all have arrived once');
 
 # ---- it is not needed ----
 
@@ -258,7 +266,7 @@ set_config('kusto_ingest.naptime' => '100ms', 'kusto_ingest.worker_idle_timeout'
 $pg->poll("SELECT NOT EXISTS ($worker_pid)", 't', 'it ends when there is nothing to do');
 $session = $pg->session;
 $session->sql('BEGIN');
-$id = $session->sql('SELECT ' . $pg->ingest_call('SELECT 5 AS i', $table));
+$id = $session->sql('SELECT ' . $pg->ingest_call('SELECT 15 AS i', $table));
 $session->sql(q(PREPARE TRANSACTION 'p'));
 $pid = $pg->sql($worker_lock);
 like($pid, qr/^\d+$/, 'one runs for a prepared transaction');
