@@ -22,6 +22,7 @@ OBJS = $(CORE_SRCS:src/%.c=build/obj/%.o) $(PG_SRCS:src/%.c=build/obj/%.o)
 
 REGRESS = $(sort $(patsubst sql/%.sql,%,$(wildcard sql/*.sql)))
 TAP_TESTS = $(if $(wildcard t/*.pl),1)
+PROVE_FLAGS += -I t/lib
 
 WERROR = -Werror
 WARNINGS = -Wall -Wextra -Wshadow -Wmissing-prototypes -Wvla \

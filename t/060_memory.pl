@@ -28,10 +28,11 @@ my $idle = $pg->session;
 my $session = $pg->session;
 my $base = process_status($idle->pid);
 
-# Some of the text is repetitive, so that gzip does not take all day; rows are of different sizes.
+# Repetitive, so that gzip does not take all day; of different sizes; and of types whose text has to
+# be made for each row.
 my $rows = int($gigabytes * 1024**3 / 2055);
 my $query = <<~"SQL";
-	SELECT i, i * 7919::bigint AS n, repeat(chr(97 + i % 26), 2000 + i % 97) AS t
+	SELECT i, '10.0.0.0'::inet + i AS ip, ARRAY[i, i + 1] AS a, repeat(chr(97 + i % 26), 2000 + i % 97) AS t
 	FROM generate_series(1, $rows) i
 	SQL
 $session->sql('BEGIN');
