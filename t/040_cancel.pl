@@ -118,15 +118,23 @@ for my $phase (@phases)
 	cmp_ok($seconds, '<', $prompt, "$name: pg_terminate_backend is prompt");
 }
 
-# Other databases: since PostgreSQL 15 DROP DATABASE waits for every backend to take notice.
+# Other databases: since PostgreSQL 15 DROP DATABASE waits for every backend to take notice. It also
+# makes a checkpoint, which is not to be measured.
+sub drop_database
+{
+	my ($name) = @_;
+	$pg->sql('CHECKPOINT');
+	my ($seconds) = elapsed(sub { $pg->sql("DROP DATABASE $name") });
+	return $seconds;
+}
+
 $kusto->reset;
-$pg->sql("CREATE DATABASE other$_") for 1 .. 3;
+$pg->sql("CREATE DATABASE other$_") for 1 .. 2;
 my $session = stuck_session($phases[5]);
 $session->send(call('wide'));
 wait_until(\&is_stuck, 'until an upload is stuck');
-my ($seconds) = elapsed(sub { $pg->sql('DROP DATABASE other1') });
-cmp_ok($seconds, '<', 1, 'DROP DATABASE of another database while an upload is stuck');
-($seconds) = elapsed(sub { $pg->sql('CREATE DATABASE another') });
+cmp_ok(drop_database('other1'), '<', 1, 'DROP DATABASE of another database while an upload is stuck');
+my ($seconds) = elapsed(sub { $pg->sql('CREATE DATABASE another') });
 cmp_ok($seconds, '<', 5, 'CREATE DATABASE while an upload is stuck');
 $pg->sql('SELECT pg_cancel_backend(' . $session->pid . ')');
 $session->receive;
@@ -138,8 +146,7 @@ $kusto->create_table(KustoCluster::DATABASE, 'T', 'i:int, t:string');
 $kusto->fault({ service => 'queue', method => 'POST' }, { blackhole => JSON::PP::true }, times => 1);
 $pg->ingest("SELECT 1 AS i, 'x' AS t", 'T');
 wait_until(\&is_stuck, 'until the worker is stuck');
-($seconds) = elapsed(sub { $pg->sql('DROP DATABASE other2') });
-cmp_ok($seconds, '<', 1, 'DROP DATABASE of another database while the worker is stuck');
+cmp_ok(drop_database('other2'), '<', 1, 'DROP DATABASE of another database while the worker is stuck');
 is($pg->sql(<<~'SQL'), 0, 'the stuck worker holds neither a transaction nor a snapshot');
 	SELECT count(*) FROM pg_stat_activity
 	WHERE backend_type LIKE 'kusto%' AND (xact_start IS NOT NULL OR backend_xmin IS NOT NULL)

@@ -79,6 +79,16 @@ $pg->fails_like(q(SELECT kusto_command('.create table X (i:int)', 'db')),
 	{ sqlstate => '42501', detail => qr/TableCreate/, hint => qr/\.add database \['db'\] \w+ \("\Q$principal\E"\)/ },
 	'no role for a command');
 
+# The same from the service's own mouth, with our principal in it.
+service_says();
+$kusto->config(roles => ['viewer']);
+my $own = 'aadapp=' . $kusto->client_id . ';' . $kusto->tenant;
+$pg->fails_like(export(), { sqlstate => '42501', detail => qr/\Q$own\E/, hint => qr/ingestors \("\Q$own\E"\)/ },
+	'a principal that may only read');
+$pg->fails_like(q(SELECT kusto_command('.create table X (i:int)', 'db')), { sqlstate => '42501', hint => qr/\Q$own\E/ },
+	'a principal that may only read gives a command');
+like($pg->sql(q(SELECT kusto_query('T | count', 'db'))), qr/Count/, 'a principal that may only read can read');
+
 service_says([ { service => 'ingest', path => '/v1/rest/mgmt' }, { status => 403, body => '' } ]);
 $pg->fails_like(export(), { sqlstate => '42501', detail => qr/403/, hint => qr/ingestors/ },
 	'a 403 without a word');

@@ -113,6 +113,16 @@ $kusto->config(auth => 'none');
 like($pg->sql(q(SELECT kusto_query('T | count', 'db', 'none'))), qr/Count/, 'auth none: no token');
 is(tokens(), 0, 'auth none: none was asked for');
 
+# Whoever answers for the cluster must not get the secret by naming a login service of its own.
+service();
+my $foreign = encode_json({ AzureAD => { LoginEndpoint => 'https://login.evil.example', LoginMfaRequired => JSON::PP::false,
+	KustoClientAppId => 'x', KustoClientRedirectUri => 'x', KustoServiceResourceId => 'https://kusto.kusto.windows.net' } });
+$kusto->fault({ path => '/auth/metadata' }, { status => 200, headers => { 'Content-Type' => 'application/json' }, body => $foreign }, times => -1);
+$pg->fails_like(call(), { message => qr/login\.evil\.example/, hint => qr/authority/ }, 'metadata that name a foreign login service');
+is(tokens(), 0, 'metadata that name a foreign login service: no token is asked for');
+service(metadata => 'empty');
+$pg->fails_like(call(), { sqlstate => '08P01', message => qr/AzureAD/ }, 'metadata without content');
+
 service();
 my $token = $kusto->issue_token;
 $pg->connect_to($kusto, name => 'given',
