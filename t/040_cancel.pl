@@ -118,6 +118,40 @@ for my $phase (@phases)
 	cmp_ok($seconds, '<', $prompt, "$name: pg_terminate_backend is prompt");
 }
 
+# Whatever else waits.
+my %waiting = (
+	'kusto_query' => q(SELECT kusto_query('T', 'db')),
+	'kusto_command' => q(SELECT kusto_command('.show tables', 'db')),
+	'kusto_test_connection' => q(SELECT * FROM kusto_test_connection()));
+for my $function (sort keys %waiting)
+{
+	$kusto->reset;
+	$kusto->fault({ service => 'engine', path => '/v[12]/rest/(query|mgmt)' }, { blackhole => JSON::PP::true }, times => -1);
+	my $session = $pg->session;
+	$session->sql(q(SET statement_timeout = '300ms'));
+	my ($seconds, $error) = elapsed(sub { $session->fails($waiting{$function}) });
+	is($error->{sqlstate}, '57014', "$function: statement_timeout cancels") or diag $error->{text};
+	cmp_ok($seconds, '<', $prompt, "$function: promptly");
+	ok(is_stuck(), "$function: the request had been made");
+	works_again($session, $function);
+}
+$kusto->reset;
+$kusto->create_table(KustoCluster::DATABASE, 'T', 'i:int, t:string');
+$kusto->config(hold_ingestion => JSON::PP::true);
+my $held = $pg->sql(call());
+%waiting = (
+	'kusto_wait' => "SELECT kusto_wait('$held')",
+	'CALL kusto_ingest_and_wait' => q(CALL kusto_ingest_and_wait('SELECT 1 AS i, $$x$$ AS t', 'db', 'T')));
+for my $function (sort keys %waiting)
+{
+	my ($seconds, $error) = elapsed(sub { $pg->fails("SET statement_timeout = '1s'; $waiting{$function}") });
+	is($error->{sqlstate}, '57014', "$function: statement_timeout cancels") or diag $error->{text};
+	cmp_ok($seconds, '<', 1 + $prompt - 0.3, "$function: promptly");
+}
+is($pg->sql("SELECT kusto_wait('$held', '300ms')"), 'posted', 'kusto_wait: its own timeout gives the state');
+$kusto->config(hold_ingestion => JSON::PP::false);
+$pg->succeeds($held, 'what was waited for in vain lands all the same');
+
 # Other databases: since PostgreSQL 15 DROP DATABASE waits for every backend to take notice. It also
 # makes a checkpoint, which is not to be measured.
 sub drop_database
