@@ -58,6 +58,7 @@ CREATE TABLE kusto.operation (
 	hint text,
 	activity_id text,
 	system_identifier bigint NOT NULL,
+	database_oid oid NOT NULL,
 	CHECK ((finished_at IS NOT NULL) = (state IN ('succeeded', 'partially_succeeded', 'failed',
 		'skipped', 'unknown', 'cancelled')))
 ) WITH (fillfactor = 70);
@@ -65,13 +66,13 @@ COMMENT ON TABLE kusto.operation IS 'exports to Kusto; read the view kusto.opera
 COMMENT ON COLUMN kusto.operation.owner IS 'role that asked, whose user mapping is used';
 COMMENT ON COLUMN kusto.operation.table_command IS 'management command that the worker runs before it posts';
 COMMENT ON COLUMN kusto.operation.type_errors IS 'values that met on_type_error, counted by column and kind';
-COMMENT ON COLUMN kusto.operation.system_identifier IS 'cluster that recorded the operation: a restored copy must not post it again';
+COMMENT ON COLUMN kusto.operation.system_identifier IS 'cluster that recorded the operation and alone works on it; pg_upgrade makes another cluster, a physical copy is the same';
+COMMENT ON COLUMN kusto.operation.database_oid IS 'database that recorded the operation and alone works on it; CREATE DATABASE ... TEMPLATE makes another';
 
+-- Not by state: a move from one open state to the next is a HOT update.
 CREATE INDEX operation_open ON kusto.operation (created_at)
-	WHERE state IN ('pending', 'running', 'staged', 'posting', 'posted');
+	WHERE finished_at IS NULL;
 COMMENT ON INDEX kusto.operation_open IS 'what the background worker still has to do';
-CREATE INDEX operation_owner ON kusto.operation (owner, created_at);
-COMMENT ON INDEX kusto.operation_owner IS 'own rows of kusto.operations';
 
 CREATE TABLE kusto.blob (
 	operation_id uuid NOT NULL REFERENCES kusto.operation ON DELETE CASCADE,
@@ -93,7 +94,9 @@ CREATE TABLE kusto.blob (
 	staged_at timestamptz NOT NULL,
 	posted_at timestamptz,
 	finished_at timestamptz,
-	PRIMARY KEY (operation_id, ordinal)
+	PRIMARY KEY (operation_id, ordinal),
+	CHECK ((finished_at IS NOT NULL) = (state IN ('succeeded', 'partially_succeeded', 'failed',
+		'skipped', 'unknown', 'cancelled')))
 ) WITH (fillfactor = 70);
 COMMENT ON TABLE kusto.blob IS 'blobs of exports to Kusto; read the view kusto.blobs instead';
 COMMENT ON COLUMN kusto.blob.source_id IS 'Kusto''s source id: uuid version 5 of operation and ordinal, the same on every attempt';
@@ -106,7 +109,7 @@ CREATE VIEW kusto.operations WITH (security_barrier) AS
 	SELECT id, pg_catalog.pg_get_userbyid(owner) AS owner, server, database, table_name, mode,
 		source, query, options, state, attempts, rows, raw_bytes, compressed_bytes, blobs,
 		type_errors, created_at, staged_at, posted_at, finished_at, error_code, error_message,
-		details, hint, activity_id, system_identifier
+		details, hint, activity_id, system_identifier, database_oid
 	FROM kusto.operation
 	WHERE pg_catalog.pg_has_role(owner, 'USAGE')
 		OR pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE');

@@ -89,7 +89,7 @@ RESET ROLE;
 
 -- a function with its owner's rights exports with its owner's mapping and rights
 CREATE FUNCTION regress_export() RETURNS uuid LANGUAGE sql SECURITY DEFINER
-AS $$SELECT kusto_ingest('SELECT current_user::text AS owner, 4 AS a', 'telemetry', 'RegressRows')$$;
+AS $$SELECT kusto_ingest('SELECT current_user::text AS owner, 4 AS a', 'telemetry', 'RegressRows', server => 'regress_kusto')$$;
 ALTER FUNCTION regress_export() OWNER TO regress_kusto_writer;
 GRANT EXECUTE ON FUNCTION regress_export TO regress_kusto_nobody;
 SET ROLE regress_kusto_nobody;
@@ -99,6 +99,22 @@ SELECT kusto_wait(:'id', '60 s');
 SELECT owner FROM kusto.operations WHERE id = :'id';
 SELECT v FROM kusto_query('RegressRows | where a == 4') v;
 
+-- but not to where its caller wants it
+CREATE FUNCTION regress_anywhere() RETURNS uuid LANGUAGE sql SECURITY DEFINER
+AS $$SELECT kusto_ingest('SELECT 5 AS a', 'telemetry', 'RegressRows')$$;
+CREATE FUNCTION regress_query() RETURNS SETOF jsonb LANGUAGE sql SECURITY DEFINER
+AS $$SELECT kusto_query('print 1')$$;
+GRANT EXECUTE ON FUNCTION regress_anywhere, regress_query TO regress_kusto_nobody;
+SET ROLE regress_kusto_nobody;
+\set SHOW_CONTEXT never
+SELECT regress_anywhere();
+SET kusto_ingest.default_server = 'regress_kusto';
+SELECT regress_anywhere();
+SELECT regress_query();
+RESET kusto_ingest.default_server;
+\set SHOW_CONTEXT errors
+RESET ROLE;
+
 -- the text of options and of secrets is nobody's business
 SET ROLE regress_kusto_nobody;
 SELECT count(*) AS secrets_seen FROM pg_user_mappings WHERE umoptions IS NOT NULL AND srvname = 'regress_kusto';
@@ -106,7 +122,7 @@ RESET ROLE;
 
 SELECT count(*) >= 0 AS done FROM kusto_command('.drop table RegressRows');
 SET client_min_messages = warning;
-DROP FUNCTION regress_export;
+DROP FUNCTION regress_export, regress_anywhere, regress_query;
 DROP TABLE regress_secret, regress_rows;
 DROP SERVER regress_kusto CASCADE;
 DROP OWNED BY regress_kusto_nobody, regress_kusto_writer, regress_kusto_monitor, regress_kusto_member;

@@ -174,13 +174,15 @@ my $mapping = sub {
 };
 $pg->sql($mapping->('alice'));
 $table = fresh_table('Gone');
+set_config('kusto_ingest.post_timeout' => '1s');
 $kusto->fault({ service => 'queue', method => 'POST' }, { status => 503, body => '' }, times => -1);
 $id = $pg->sql('SELECT ' . $pg->ingest_call('SELECT 1 AS i', $table), user => 'alice');
 $pg->poll("SELECT error_message IS NOT NULL FROM kusto.operations WHERE id = '$id'");
 $pg->sql('DROP USER MAPPING FOR alice SERVER adx');
-$operation = $pg->ends_as($id, 'failed', 'the user mapping is dropped meanwhile');
+$operation = $pg->ends_as($id, 'failed', 'the user mapping is dropped meanwhile, for longer than post_timeout');
 like($operation->{error_message}, qr/user mapping/, 'the row says so');
 is($pg->blobs($id)->[0]{state}, 'failed', 'so does the blob');
+reset_config('kusto_ingest.post_timeout');
 $pg->sql($mapping->('alice'));
 $id = $pg->sql('SELECT ' . $pg->ingest_call('SELECT 1 AS i', $table), user => 'alice');
 $pg->poll("SELECT error_message IS NOT NULL FROM kusto.operations WHERE id = '$id'");
@@ -189,10 +191,12 @@ $operation = $pg->ends_as($id, 'failed', 'the role is dropped meanwhile');
 like($operation->{error_message}, qr/role .* does not exist/, 'the row says so');
 $kusto->clear_faults;
 
-# An operation of another cluster: this one would be a restored copy.
+# An operation of another cluster: this one would have been upgraded by pg_upgrade.
 $pg->sql(<<~"SQL");
-	INSERT INTO kusto.operation (id, owner, server, database, table_name, mode, source, state, blobs, created_at, system_identifier)
-	VALUES ('00000000-0000-0000-0000-000000000001', 10, 'adx', '$db', 'Foreign', 'queued', 'query', 'staged', 0, now(), 1)
+	INSERT INTO kusto.operation (id, owner, server, database, table_name, mode, source, state, blobs, created_at,
+		system_identifier, database_oid)
+	SELECT '00000000-0000-0000-0000-000000000001', 10, 'adx', '$db', 'Foreign', 'queued', 'query', 'staged', 0, now(), 1, oid
+	FROM pg_database WHERE datname = current_database()
 	SQL
 $pg->succeeds($pg->ingest('SELECT 4 AS i', $table));
 is($pg->operation('00000000-0000-0000-0000-000000000001')->{state}, 'staged', 'operations of another cluster are left alone');

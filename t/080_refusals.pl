@@ -256,9 +256,18 @@ $pg->fails_like($once . export(server => q('nobody')),
 	{ sqlstate => '08001', message => qr/./, detail => qr/127\.0\.0\.1/, hint => qr/reach/ }, 'a port where nobody listens');
 $pg->fails_like(q(CREATE SERVER stranger FOREIGN DATA WRAPPER kusto OPTIONS (cluster 'https://cluster.evil.example')),
 	{ message => qr/cluster\.evil\.example/, hint => qr/trusted_hosts/ }, 'a host that is not trusted');
-$pg->sql(q(SET kusto_ingest.trusted_hosts = '.evil.example';
-	CREATE SERVER stranger FOREIGN DATA WRAPPER kusto OPTIONS (cluster 'https://cluster.evil.example');
+sub trust
+{
+	my ($hosts) = @_;
+	$pg->sql("LOAD 'kusto_ingest'; ALTER SYSTEM SET kusto_ingest.trusted_hosts = '$hosts'");
+	$pg->sql('SELECT pg_reload_conf()');
+	$pg->poll("SELECT current_setting('kusto_ingest.trusted_hosts', true) = '$hosts'");
+	return;
+}
+trust('.evil.example');
+$pg->sql(q(CREATE SERVER stranger FOREIGN DATA WRAPPER kusto OPTIONS (cluster 'https://cluster.evil.example');
 	CREATE USER MAPPING FOR CURRENT_USER SERVER stranger OPTIONS (auth 'access_token', access_token 'x')));
+trust('');
 $pg->fails_like(export(server => q('stranger')),
 	{ sqlstate => '42501', message => qr/cluster\.evil\.example/, hint => qr/trusted_hosts/ }, 'a host that is no longer trusted');
 

@@ -8,6 +8,10 @@
 
 #include "auth.h"
 
+#define RETRY_AFTER_FAILURE_MS 30000
+/* Of the single try that renews a token while the old one lasts. */
+#define RENEWAL_TIMEOUT_MS	10000
+
 static const char doing_token[] = "getting an access token";
 
 struct KcAuth
@@ -35,6 +39,12 @@ now_ms(const KcAuth *auth)
 	return clock->monotonic_ms(clock->arg);
 }
 
+static bool
+token_lasts(const KcAuth *auth)
+{
+	return auth->token != NULL && !auth->rejected && now_ms(auth) < auth->expires_ms;
+}
+
 /*
  * Wake everybody with the outcome.  While the old token lasts, a failure to
  * get a new one is nobody's problem; ask again in half a minute.
@@ -42,9 +52,9 @@ now_ms(const KcAuth *auth)
 static void
 finish(KcAuth *auth, const KcError *err)
 {
-	if (err != NULL && auth->token != NULL && !auth->rejected && now_ms(auth) < auth->expires_ms)
+	if (err != NULL && token_lasts(auth))
 	{
-		auth->refresh_ms = now_ms(auth) + 30000;
+		auth->refresh_ms = now_ms(auth) + RETRY_AFTER_FAILURE_MS;
 		err = NULL;
 	}
 	kc_waiter_wake(&auth->waiters, err);
@@ -79,8 +89,7 @@ on_token(KcHttp *http)
 	}
 	else if (auth->config.method == KC_AUTH_MANAGED_IDENTITY && err.http_status == 0)
 		err.advice = KC_ADVICE_CHECK_IDENTITY;
-	if (auth->config.client_secret != NULL)
-		kc_error_scrub(&err, kc_slice(auth->config.client_secret));
+	kc_error_scrub(&err, kc_buf_view(&auth->request.secret));
 	kc_http_free(http);
 	auth->http = NULL;
 	kc_token_request_free(&auth->request);
@@ -95,6 +104,12 @@ request_token(KcAuth *auth, const KcCloudInfo *cloud, KcError *err)
 	status = kc_token_request_build(auth->alloc, &auth->config, cloud, &auth->request, err);
 	if (status != KC_OK)
 		return status;
+	if (token_lasts(auth))
+	{
+		auth->request.policy.max_attempts = 1;
+		if (auth->request.http.timeout_ms > RENEWAL_TIMEOUT_MS)
+			auth->request.http.timeout_ms = RENEWAL_TIMEOUT_MS;
+	}
 	status = kc_http_start(auth->mux, auth->alloc, auth->config.http, &auth->request.http,
 						   &auth->http, err);
 	if (status != KC_OK)
@@ -145,7 +160,7 @@ on_cloud(KcWaiter *waiter, const KcError *err)
 bool
 kc_auth_token(const KcAuth *auth, KcToken *token)
 {
-	if (auth->token == NULL || auth->rejected || now_ms(auth) >= auth->refresh_ms)
+	if (!token_lasts(auth) || (now_ms(auth) >= auth->refresh_ms && auth->http == NULL))
 		return false;
 	token->text = kc_slice(auth->token);
 	token->generation = auth->generation;

@@ -3,8 +3,9 @@
  *	  Whom we are to Kusto: cloud metadata and access tokens, cached.
  *
  * Both are fetched at most once at a time, however many wait.  A token is
- * fetched anew some minutes before it expires; if that fails, the old one is
- * used while it lasts.
+ * fetched anew some minutes before it expires.  Whoever finds it due waits, at
+ * most for one short try; the others, and everybody if that fails, use the old
+ * one while it lasts.
  *
  * Public sources: learn.microsoft.com/entra/identity-platform/v2-oauth2-client-creds-grant-flow,
  * .../managed-identities-azure-resources/how-to-use-vm-token,
@@ -47,6 +48,12 @@ extern void kc_cloud_cancel(KcCloud *cloud, KcWaiter *waiter);
 /* Is it a login endpoint of Microsoft's public or sovereign clouds? */
 extern bool kc_cloud_login_host_known(KcSlice host);
 
+/*
+ * How long one try of a small request to an endpoint that hands out metadata
+ * or tokens may take; request_timeout_ms is made for long queries.
+ */
+extern int64_t kc_auth_try_timeout_ms(int64_t request_timeout_ms);
+
 /* ---- tokens ---- */
 
 typedef struct KcAuth KcAuth;
@@ -59,7 +66,7 @@ typedef struct KcAuthConfig
 	const char *client_secret;
 	const char *access_token;
 	const char *identity_endpoint;	/* NULL: the environment's, else the VM's */
-	const char *identity_header;	/* NULL: the environment's */
+	const char *identity_header;	/* NULL: the environment's, with its endpoint */
 	const KcHttpConfig *http;
 	int64_t		request_timeout_ms;
 	int64_t		retry_total_ms;
@@ -76,7 +83,10 @@ typedef struct KcToken
 	uint64_t	generation;
 } KcToken;
 
-/* False: none that is good; wait. */
+/*
+ * False: none that is good, or one that is due for renewal, which nobody has
+ * begun; wait.
+ */
 extern bool kc_auth_token(const KcAuth *auth, KcToken *token);
 extern KcStatus kc_auth_wait(KcAuth *auth, KcWaiter *waiter, KcError *err);
 extern void kc_auth_cancel(KcAuth *auth, KcWaiter *waiter);
@@ -102,6 +112,7 @@ typedef struct KcTokenRequest
 {
 	KcBuf		url;
 	KcBuf		body;			/* secret */
+	KcBuf		secret;			/* what no error may tell, in body or headers */
 	KcHttpHeader headers[2];
 	KcHttpRequest http;
 	KcRetryPolicy policy;

@@ -12,6 +12,7 @@
 #include "auth.h"
 
 #define MAX_METADATA (64 * 1024)
+#define MAX_TRY_MS 30000
 
 /* Of the public cloud; what a cluster without metadata is taken to use. */
 #define DEFAULT_LOGIN	"https://login.microsoftonline.com"
@@ -26,7 +27,7 @@ struct KcCloud
 	KcCloudConfig config;
 	char	   *uris[2];
 	char	   *authority;
-	bool		loopback;		/* the cluster is on this host */
+	bool		loopback;		/* the cluster is on this host, whichever URI is asked */
 	int			asking;			/* index into uris */
 	KcHttp	   *http;
 	KcWaiterList waiters;
@@ -64,6 +65,12 @@ kc_cloud_login_host_known(KcSlice host)
 			return true;
 	}
 	return false;
+}
+
+int64_t
+kc_auth_try_timeout_ms(int64_t request_timeout_ms)
+{
+	return request_timeout_ms > 0 && request_timeout_ms < MAX_TRY_MS ? request_timeout_ms : MAX_TRY_MS;
 }
 
 static char *
@@ -260,7 +267,7 @@ ask(KcCloud *cloud, KcError *err)
 	request.headers = headers;
 	request.nheaders = 1;
 	request.max_response = MAX_METADATA;
-	request.timeout_ms = cloud->config.request_timeout_ms;
+	request.timeout_ms = kc_auth_try_timeout_ms(cloud->config.request_timeout_ms);
 	/* With another host to ask, do not insist on this one. */
 	cloud->policy.max_attempts = cloud->asking == 0 && cloud->uris[1] != NULL ? 2 : 4;
 	request.retry = &cloud->policy;
@@ -314,20 +321,25 @@ kc_cloud_create(const KcAlloc *alloc, KcMux *mux, const KcCloudConfig *config, K
 				KcError *err)
 {
 	KcCloud    *cloud;
-	KcUrl		url;
-	KcStatus	status;
+	bool		loopback = true;
 
 	*result = NULL;
-	status = kc_url_parse(kc_slice(config->uris[0]), &url, err);
-	if (status != KC_OK)
-		return status;
+	for (int i = 0; i < 2 && config->uris[i] != NULL; i++)
+	{
+		KcUrl		url;
+		KcStatus	status = kc_url_parse(kc_slice(config->uris[i]), &url, err);
+
+		if (status != KC_OK)
+			return status;
+		loopback = loopback && kc_host_is_loopback(url.host);
+	}
 	cloud = kc_alloc0(alloc, sizeof(KcCloud));
 	if (cloud == NULL)
 		return kc_error_nomem(err, doing_metadata);
 	cloud->alloc = alloc;
 	cloud->mux = mux;
 	cloud->config = *config;
-	cloud->loopback = kc_host_is_loopback(url.host);
+	cloud->loopback = loopback;
 	cloud->policy = (KcRetryPolicy)
 	{
 		.base_ms = 500, .cap_ms = 8000, .max_total_ms = config->retry_total_ms

@@ -16,6 +16,7 @@
 #define DEFAULT_LIFETIME_S	600
 #define MAX_LIFETIME_S		(48 * 3600)
 #define REFRESH_EARLY_S		300
+#define MAX_UNIX_S			INT64_C(100000000000)	/* in the year 5138 */
 
 static const char doing_token[] = "getting an access token";
 
@@ -120,7 +121,8 @@ build_client_secret(const KcAuthConfig *config, const KcCloudInfo *cloud, KcToke
 	request->http.nheaders = 2;
 	request->http.method = "POST";
 	request->http.explain = explain_login_refusal;
-	request->http.timeout_ms = config->request_timeout_ms;
+	request->http.timeout_ms = kc_auth_try_timeout_ms(config->request_timeout_ms);
+	kc_buf_str(&request->secret, config->client_secret);
 	request->policy.max_attempts = 4;
 	request->policy.base_ms = 1000;
 	request->policy.cap_ms = 8000;
@@ -146,23 +148,41 @@ check_identity_endpoint(const char *endpoint, KcUrl *url, KcError *err)
 	return KC_ERR_INVALID;
 }
 
+/*
+ * Where the identity is asked for, and the header that proves to be of this
+ * host: the environment's header goes to the environment's endpoint only.
+ */
+static void
+choose_identity(const KcAuthConfig *config, const char **endpoint, const char **header)
+{
+	const char *environment = getenv("IDENTITY_ENDPOINT");
+
+	*endpoint = config->identity_endpoint;
+	*header = config->identity_header;
+	if (environment != NULL && *header == NULL
+		&& (*endpoint == NULL || strcmp(*endpoint, environment) == 0))
+		*header = getenv("IDENTITY_HEADER");
+	if (*endpoint == NULL && *header != NULL)
+		*endpoint = environment;
+	if (*endpoint == NULL)
+	{
+		*endpoint = IMDS_ENDPOINT;
+		*header = NULL;
+	}
+}
+
 static KcStatus
 build_managed_identity(const KcAuthConfig *config, const KcCloudInfo *cloud, KcTokenRequest *request,
 					   KcError *err)
 {
-	const char *endpoint = config->identity_endpoint;
-	const char *header = config->identity_header;
+	const char *endpoint;
+	const char *header;
 	KcUrl		url;
 	KcStatus	status;
 	bool		app_service;
 
-	if (header == NULL)
-		header = getenv("IDENTITY_HEADER");
-	if (endpoint == NULL && header != NULL)
-		endpoint = getenv("IDENTITY_ENDPOINT");
-	app_service = endpoint != NULL && header != NULL;
-	if (endpoint == NULL)
-		endpoint = IMDS_ENDPOINT;
+	choose_identity(config, &endpoint, &header);
+	app_service = header != NULL;
 	status = check_identity_endpoint(endpoint, &url, err);
 	if (status != KC_OK)
 		return status;
@@ -182,7 +202,10 @@ build_managed_identity(const KcAuthConfig *config, const KcCloudInfo *cloud, KcT
 		kc_text_percent_encode(&request->url, kc_slice(config->client_id));
 	}
 	if (app_service)
+	{
+		kc_buf_str(&request->secret, header);
 		request->headers[0] = (KcHttpHeader) {"X-IDENTITY-HEADER", kc_slice(header)};
+	}
 	else
 		request->headers[0] = (KcHttpHeader) {"Metadata", kc_slice("true")};
 	request->http.nheaders = 1;
@@ -208,6 +231,7 @@ kc_token_request_build(const KcAlloc *alloc, const KcAuthConfig *config, const K
 	memset(request, 0, sizeof(*request));
 	kc_buf_init(&request->url, alloc, KC_BUF_UNLIMITED);
 	kc_buf_init(&request->body, alloc, KC_BUF_UNLIMITED);
+	kc_buf_init(&request->secret, alloc, KC_BUF_UNLIMITED);
 	if (config->method == KC_AUTH_CLIENT_SECRET)
 		build_client_secret(config, cloud, request);
 	else
@@ -216,6 +240,8 @@ kc_token_request_build(const KcAlloc *alloc, const KcAuthConfig *config, const K
 		status = kc_buf_status(&request->url, err, doing_token);
 	if (status == KC_OK)
 		status = kc_buf_status(&request->body, err, doing_token);
+	if (status == KC_OK)
+		status = kc_buf_status(&request->secret, err, doing_token);
 	if (status != KC_OK)
 	{
 		kc_token_request_free(request);
@@ -236,13 +262,14 @@ kc_token_request_free(KcTokenRequest *request)
 {
 	kc_buf_free(&request->url);
 	kc_buf_free_secret(&request->body);
+	kc_buf_free_secret(&request->secret);
 }
 
 /* ---- answers ---- */
 
 /*
  * When a token expires, as seconds since 1970 in a number or a string, or, by
- * some hosts, as a time.  -1: not understood.
+ * some hosts, as a time.  -1: not understood, or no time that a token has.
  */
 static int64_t
 read_expires_on(KcJsonValue value)
@@ -252,14 +279,14 @@ read_expires_on(KcJsonValue value)
 	int64_t		unix_us;
 
 	if (value.type == KC_JSON_NUMBER)
-		return kc_json_i64(value, &seconds) ? seconds : -1;
+		return kc_json_i64(value, &seconds) && seconds >= 0 && seconds <= MAX_UNIX_S ? seconds : -1;
 	if (value.type != KC_JSON_STRING || text.len < 3)
 		return -1;
 	text = kc_slice_n(text.data + 1, text.len - 2);
 	seconds = 0;
 	for (size_t i = 0; i < text.len; i++)
 	{
-		if (text.data[i] < '0' || text.data[i] > '9' || seconds > INT64_C(99999999999))
+		if (text.data[i] < '0' || text.data[i] > '9' || seconds > MAX_UNIX_S / 10)
 		{
 			seconds = -1;
 			break;

@@ -43,6 +43,18 @@ static const CurlMeaning curl_meanings[] = {
 };
 
 /*
+ * The status with which a proxy answered CONNECT, if it was a refusal, else 0.
+ */
+static int
+refusal_of_proxy(HttpCall *call)
+{
+	long		status = 0;
+
+	curl_easy_getinfo(call->transfer.easy, CURLINFO_HTTP_CONNECTCODE, &status);
+	return status >= 400 && status <= 599 ? (int) status : 0;
+}
+
+/*
  * May the request have reached the server whole?  Bytes in a socket's buffer
  * count as sent.
  */
@@ -53,6 +65,8 @@ sent_whole(HttpCall *call)
 
 	if (call->http.response.status != 0)
 		return true;
+	if (refusal_of_proxy(call) != 0)
+		return false;
 	curl_easy_getinfo(call->transfer.easy, CURLINFO_REQUEST_SIZE, &request_size);
 	return request_size > 0 && call->body_sent == call->request.body.len;
 }
@@ -63,6 +77,7 @@ judge_transport(HttpCall *call, CURLcode code, KcError *err)
 	const char *doing = call->request.doing;
 	const CurlMeaning *meaning = NULL;
 	const char *text = call->curl_text;
+	int			proxy_status = refusal_of_proxy(call);
 
 	for (size_t i = 0; i < sizeof(curl_meanings) / sizeof(curl_meanings[0]); i++)
 	{
@@ -81,8 +96,15 @@ judge_transport(HttpCall *call, CURLcode code, KcError *err)
 		kc_error_nomem(err, doing);
 		return;
 	}
-	if (code == CURLE_COULDNT_CONNECT && kc_mux_fd_refused(call->mux))
+	if (code == CURLE_COULDNT_CONNECT && call->transfer.fd_refused)
 		kc_error_set(err, KC_ERR_NETWORK, doing, "too many open files in this process");
+	else if (proxy_status != 0)
+	{
+		kc_error_set(err, KC_ERR_NETWORK, doing, "the proxy refuses (HTTP status %d)", proxy_status);
+		/* 5xx: it could not reach the host; 429: it is busy */
+		err->permanent = proxy_status < 500 && proxy_status != 408 && proxy_status != 429;
+		err->advice = KC_ADVICE_PROXY;
+	}
 	else if (meaning == NULL)
 		kc_error_set(err, KC_ERR_INTERNAL, doing, "libcurl failed with code %d", (int) code);
 	else
@@ -135,12 +157,16 @@ status_of(int http_status, bool *permanent)
 
 /*
  * A status refuses the request in the sense that it had no effect, except
- * where it says no more than that somebody lost track of it.
+ * where it may say no more than that somebody lost track of it: of the server
+ * errors only "not implemented", "unavailable" and "HTTP version not
+ * supported" are said before the request is acted upon (RFC 9110 section 15.6).
  */
 static bool
 effect_unknown(int http_status)
 {
-	return http_status == 408 || http_status == 500 || http_status == 502 || http_status == 504;
+	if (http_status == 501 || http_status == 503 || http_status == 505)
+		return false;
+	return http_status == 408 || (http_status >= 500 && http_status <= 599);
 }
 
 static void

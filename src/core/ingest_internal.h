@@ -47,6 +47,7 @@ typedef struct UploadSlot
 	int			index;			/* of the block in the blob */
 	KcHttp	   *http;
 	uint64_t	generation;		/* of the SAS that http was sent with */
+	bool		patient;		/* http is tried again for as long as may be */
 } UploadSlot;
 
 struct KcIngest

@@ -180,6 +180,21 @@ movable(const KcIngest *ingest, const UploadBlob *blob)
 		&& blob->ntried < kc_resources_count(ingest->client->resources, KC_RESOURCE_CONTAINER);
 }
 
+/* Take back what is under way of a blob. */
+static void
+park_all(KcIngest *ingest, UploadBlob *blob)
+{
+	for (int i = 0; i < ingest->nslots; i++)
+	{
+		UploadSlot *slot = &ingest->slots[i];
+
+		if (slot->block == NULL || slot->blob != blob)
+			continue;
+		kc_http_free(slot->http);
+		slot->http = NULL;
+	}
+}
+
 /* Start what is parked of a blob that has a place now. */
 static void
 resume(KcIngest *ingest, UploadBlob *blob)
@@ -226,7 +241,11 @@ settle(KcIngest *ingest, UploadBlob *blob)
 		if (container != NULL)
 			status = put_into(ingest, blob, container, &err);
 		else if (blob->nstored == 0)
+		{
+			/* What is under way to the old container would count as stored. */
+			park_all(ingest, blob);
 			status = place(ingest, blob, &err);
+		}
 		else
 			status = kc_error_set(&err, KC_ERR_NOT_FOUND, doing_upload,
 								  "the container of a half-written blob is no longer one of the ingestion service's");
@@ -257,20 +276,6 @@ kc_ingest_on_resources(KcWaiter *waiter, const KcError *err)
 
 /* ---- when an upload fails ---- */
 
-static void
-park_all(KcIngest *ingest, UploadBlob *blob)
-{
-	for (int i = 0; i < ingest->nslots; i++)
-	{
-		UploadSlot *slot = &ingest->slots[i];
-
-		if (slot->block == NULL || slot->blob != blob)
-			continue;
-		kc_http_free(slot->http);
-		slot->http = NULL;
-	}
-}
-
 /*
  * The failed slot is parked.  Get a fresh SAS, or move the blob, or give up.
  * generation: of the SAS that was refused.
@@ -294,10 +299,10 @@ recover(KcIngest *ingest, UploadBlob *blob, uint64_t generation, KcError *err)
 		settle(ingest, blob);	/* somebody else has fetched them meanwhile */
 		return;
 	}
-	if (kc_azure_wants_fresh_sas(err) && !blob->refetched)
+	if (kc_azure_wants_fresh_sas(err) && !blob->refetched
+		&& kc_resources_reject(ingest->client->resources, blob->generation))
 	{
 		blob->refetched = true;
-		kc_resources_reject(ingest->client->resources, blob->generation);
 		settle(ingest, blob);
 		return;
 	}
@@ -338,6 +343,13 @@ on_uploaded(KcHttp *http)
 	kc_http_free(http);
 	slot->http = NULL;
 	kc_resources_report(ingest->client->resources, kc_slice(blob->container), err.status == KC_OK);
+	if (err.status != KC_OK && kc_retry_transient(&err) && !slot->patient && !blob->waiting
+		&& !movable(ingest, blob))
+	{
+		/* Meanwhile another block was stored, which binds the blob to its place. */
+		start_slot(slot);
+		return;
+	}
 	if (err.status != KC_OK)
 	{
 		recover(ingest, blob, slot->generation, &err);
@@ -373,6 +385,7 @@ start_slot(UploadSlot *slot)
 	KcError		err;
 
 	storage_for(ingest, blob, &storage);
+	slot->patient = !movable(ingest, blob);
 	if (slot->block->begins_stream && slot->block->ends_stream)
 		status = kc_azure_put_blob(&storage, url, sas, data, &slot->http, &err);
 	else

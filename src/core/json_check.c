@@ -75,6 +75,13 @@ check_escape(Checker *c)
 	return true;
 }
 
+/* Is this byte a character of a string, and nothing else? */
+static inline bool
+is_plain(char ch)
+{
+	return ch >= 0x20 && ch < 0x7F && ch != '"' && ch != '\\';
+}
+
 static bool
 check_string(Checker *c)
 {
@@ -82,9 +89,14 @@ check_string(Checker *c)
 		return wrong(c, "no string where one must be");
 	while (c->at < c->len)
 	{
-		unsigned char ch = (unsigned char) c->data[c->at];
+		unsigned char ch;
 		size_t		n;
 
+		while (c->at < c->len && is_plain(c->data[c->at]))
+			c->at++;
+		if (c->at == c->len)
+			break;
+		ch = (unsigned char) c->data[c->at];
 		if (ch == '"')
 		{
 			c->at++;

@@ -19,14 +19,35 @@
 
 /* ---- walking ---- */
 
+/*
+ * Position behind the string that begins at at.  A quote ends it unless an odd
+ * number of backslashes stands before it.
+ */
 static size_t
 skip_string(KcSlice s, size_t at)
 {
-	at++;
-	while (at < s.len && s.data[at] != '"')
-		at += s.data[at] == '\\' ? 2 : 1;
-	return at < s.len ? at + 1 : s.len;
+	size_t		start = at + 1;
+
+	for (at = start; at < s.len; at++)
+	{
+		const char *quote = memchr(s.data + at, '"', s.len - at);
+		size_t		escapes = 0;
+
+		if (quote == NULL)
+			break;
+		at = (size_t) (quote - s.data);
+		while (at - escapes > start && s.data[at - escapes - 1] == '\\')
+			escapes++;
+		if (escapes % 2 == 0)
+			return at + 1;
+	}
+	return s.len;
 }
+
+/* What skip_value() has to look at inside a container. */
+static const bool structural[256] = {
+	['"'] = true, ['{'] = true, ['}'] = true, ['['] = true, [']'] = true
+};
 
 /* Position behind the value that begins at at. */
 static size_t
@@ -36,8 +57,13 @@ skip_value(KcSlice s, size_t at)
 
 	while (at < s.len)
 	{
-		char		c = s.data[at];
+		char		c;
 
+		while (depth > 0 && at < s.len && !structural[(unsigned char) s.data[at]])
+			at++;
+		if (at == s.len)
+			break;
+		c = s.data[at];
 		if (c == '"')
 		{
 			at = skip_string(s, at);

@@ -34,7 +34,8 @@ typedef struct KcClientConfig
 {
 	const char *engine_uri;		/* https://c.region.kusto.windows.net */
 	const char *ingest_uri;		/* https://ingest-c.region... */
-	const char *authority;		/* login endpoint; NULL: as the cluster's metadata says */
+	const char *authority;		/* login endpoint, checked as a cluster is; NULL: as the
+								 * cluster's metadata says */
 	const char *proxy;			/* for all but the identity endpoint of the host */
 	const char *ca_file;		/* PEM bundle; NULL: the system's */
 	const char *const *trusted_hosts;	/* further host suffixes, NULL-terminated, or NULL */
@@ -64,6 +65,13 @@ extern KcStatus kc_kusto_derive_uris(KcSlice cluster, KcBuf *engine, KcBuf *inge
 
 /* Is the host one that may be given a token?  suffixes may be NULL. */
 extern bool kc_kusto_host_trusted(KcSlice host, const char *const *suffixes);
+
+/*
+ * Is the host one that may be given a client secret: a login endpoint of
+ * Microsoft's clouds, or one that suffixes list?  Loopback is not among them:
+ * it may only be asked for a cluster on this host.
+ */
+extern bool kc_kusto_login_trusted(KcSlice host, const char *const *suffixes);
 
 /*
  * Checks URIs (https unless loopback, trusted host) before anything else
@@ -194,8 +202,8 @@ typedef struct KcStatusTask
 
 /*
  * status_table may be empty, when nobody remembers which one was chosen: each
- * of the service's current tables is asked, and KC_OUTCOME_MISSING means that
- * none has the row.
+ * of the service's current tables is asked.  KC_OUTCOME_MISSING means that
+ * none has the row, KC_OUTCOME_QUEUED that there is no table to ask.
  */
 extern KcStatus kc_kusto_status_start(KcClient *client, KcSlice status_table, const KcUuid *source_id,
 									  KcStatusTask **task, KcError *err);

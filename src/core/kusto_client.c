@@ -8,7 +8,10 @@
 
 static const char doing_client[] = "preparing a Kusto client";
 
-const KcRetryPolicy kc_storage_short_retry = {.max_attempts = 3,.base_ms = 500,.cap_ms = 4000};
+/* Bounded in time as well: a Retry-After must not outweigh turning elsewhere. */
+const KcRetryPolicy kc_storage_short_retry = {
+	.max_attempts = 3,.base_ms = 500,.cap_ms = 4000,.max_total_ms = 10000
+};
 
 /* The config's strings that are ours, in one place for copying and freeing. */
 static const size_t string_members[] = {
@@ -82,9 +85,12 @@ check_uris(KcClient *client, const KcClientConfig *config, KcError *err)
 	return KC_OK;
 }
 
-/* Another login endpoint is the configurer's choice, but never without TLS. */
+/*
+ * The authority is sent client secrets, and whoever configures the cluster
+ * need not be whose secrets they are.
+ */
 static KcStatus
-check_authority(const KcClient *client, KcError *err)
+check_authority(const KcClient *client, const char *const *trusted, KcError *err)
 {
 	KcUrl		url;
 	KcStatus	status;
@@ -94,13 +100,20 @@ check_authority(const KcClient *client, KcError *err)
 	status = kc_url_parse(kc_slice(client->config.authority), &url, err);
 	if (status != KC_OK)
 		return status;
-	if (kc_url_is_https(&url) || kc_host_is_loopback(url.host))
+	if (client->loopback && kc_host_is_loopback(url.host))
 		return KC_OK;
-	kc_error_set(err, KC_ERR_INVALID, doing_client, "the authority must be an \"https\" URL");
+	if (!kc_url_is_https(&url))
+		kc_error_set(err, KC_ERR_INVALID, doing_client, "the authority must be an \"https\" URL");
+	else if (kc_kusto_login_trusted(url.host, trusted))
+		return KC_OK;
+	else
+		kc_error_set(err, KC_ERR_INVALID, doing_client,
+					 "the authority is not a known login endpoint: \"%.*s\"",
+					 (int) (url.host.len > 200 ? 200 : url.host.len), url.host.data);
 	if (err != NULL)
 	{
 		err->permanent = true;
-		err->advice = KC_ADVICE_CHECK_AUTHORITY;
+		err->advice = kc_url_is_https(&url) ? KC_ADVICE_UNTRUSTED_HOST : KC_ADVICE_CHECK_AUTHORITY;
 	}
 	return KC_ERR_INVALID;
 }
@@ -184,7 +197,7 @@ kc_client_create(const KcAlloc *alloc, KcMux *mux, const KcClientConfig *config,
 	if (status == KC_OK)
 		status = check_uris(client, config, err);
 	if (status == KC_OK)
-		status = check_authority(client, err);
+		status = check_authority(client, config->trusted_hosts, err);
 	if (status == KC_OK)
 		status = make_texts(client, err);
 	if (status == KC_OK)

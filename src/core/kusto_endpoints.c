@@ -82,6 +82,17 @@ suffix_matches(KcSlice host, const char *suffix)
 	return s.data[0] == '.' || host.data[host.len - s.len - 1] == '.';
 }
 
+static bool
+in_suffixes(KcSlice host, const char *const *suffixes)
+{
+	for (; suffixes != NULL && *suffixes != NULL; suffixes++)
+	{
+		if (suffix_matches(host, *suffixes))
+			return true;
+	}
+	return false;
+}
+
 bool
 kc_kusto_host_trusted(KcSlice host, const char *const *suffixes)
 {
@@ -97,12 +108,13 @@ kc_kusto_host_trusted(KcSlice host, const char *const *suffixes)
 		if (kc_slice_ieq(host, kc_slice(trusted_names[i])))
 			return true;
 	}
-	for (; suffixes != NULL && *suffixes != NULL; suffixes++)
-	{
-		if (suffix_matches(host, *suffixes))
-			return true;
-	}
-	return false;
+	return in_suffixes(host, suffixes);
+}
+
+bool
+kc_kusto_login_trusted(KcSlice host, const char *const *suffixes)
+{
+	return kc_cloud_login_host_known(host) || in_suffixes(host, suffixes);
 }
 
 static KcStatus

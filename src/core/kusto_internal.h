@@ -94,12 +94,19 @@ typedef struct KcTried
 extern KcStatus kc_resources_create(KcClient *client, KcResources **resources, KcError *err);
 extern void kc_resources_free(KcResources *resources);
 
-/* Are they known, fresh enough, and not rejected? */
+/*
+ * Are they known and good, without waiting?  A set that is due for renewal
+ * serves on while somebody else's fetch is under way.
+ */
 extern bool kc_resources_ready(const KcResources *resources);
 extern KcStatus kc_resources_wait(KcResources *resources, KcWaiter *waiter, KcError *err);
 extern void kc_resources_cancel(KcResources *resources, KcWaiter *waiter);
-/* Storage said that the SAS of that generation is no longer good. */
-extern void kc_resources_reject(KcResources *resources, uint64_t generation);
+/*
+ * That generation is out of date: storage refuses a SAS of it, or what should
+ * be in it is not.  True: there is a newer one, or it can be waited for.
+ * False: it was fetched out of turn only a moment ago, so make do with it.
+ */
+extern bool kc_resources_reject(KcResources *resources, uint64_t generation);
 extern uint64_t kc_resources_generation(const KcResources *resources);
 
 /* The next one to use, other than the tried ones; NULL: there is none.  Valid

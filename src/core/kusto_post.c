@@ -33,6 +33,7 @@ typedef struct Post
 	KcBuf		entity;
 	KcBuf		message;		/* secret */
 	KcBuf		body;			/* secret; what http sends */
+	char	   *identity_token; /* secret; the one in message */
 	uint64_t	generation;		/* of the resources in use */
 	bool		refetched;
 	char	   *tried_urls[KC_MAX_TRIES];	/* of what is being tried: tables or queues */
@@ -98,8 +99,9 @@ storage_for(Post *post, KcResourceKind kind, KcStorage *storage)
 static void
 finish(Post *post, KcError *err)
 {
-	if (err != NULL)
-		kc_error_scrub(err, kc_resources_identity_token(post->client->resources));
+	/* The cache may hold another one by now. */
+	if (err != NULL && post->identity_token != NULL)
+		kc_error_scrub(err, kc_slice(post->identity_token));
 	kc_task_finish(&post->pub.task, err);
 }
 
@@ -128,10 +130,10 @@ wait_for_resources(Post *post)
 static bool
 refetch(Post *post, const KcError *err)
 {
-	if (post->refetched || !kc_azure_wants_fresh_sas(err))
+	if (post->refetched || !kc_azure_wants_fresh_sas(err)
+		|| !kc_resources_reject(post->client->resources, post->generation))
 		return false;
 	post->refetched = true;
-	kc_resources_reject(post->client->resources, post->generation);
 	forget_tried(post);
 	return true;
 }
@@ -146,6 +148,10 @@ build_message(Post *post, const KcResource *container, KcError *err)
 	KcMessage	message;
 	KcStatus	status;
 
+	kc_free_secret(client->alloc, post->identity_token);
+	post->identity_token = kc_strdup(client->alloc, kc_resources_identity_token(client->resources));
+	if (post->identity_token == NULL)
+		return kc_error_nomem(err, doing_post);
 	if (post->pub.status_table != NULL)
 		table = kc_resources_find(client->resources, KC_RESOURCE_STATUS_TABLE,
 								  kc_slice(post->pub.status_table));
@@ -155,7 +161,7 @@ build_message(Post *post, const KcResource *container, KcError *err)
 	message.blob_url = kc_slice(post->blob_url);
 	message.blob_sas = kc_slice(container->sas);
 	message.raw_size = post->raw_size;
-	message.identity_token = kc_resources_identity_token(client->resources);
+	message.identity_token = kc_slice(post->identity_token);
 	if (table != NULL)
 	{
 		message.status_table = kc_slice(table->url);
@@ -271,7 +277,9 @@ on_row(KcHttp *http)
 	KcClient   *client = post->client;
 	KcError		err = http->error;
 	/* An earlier try of ours wrote it, whatever its answer was. */
-	bool		written = err.status == KC_OK || err.http_status == 409;
+	bool		written = err.status == KC_OK
+		|| (err.http_status == 409
+			&& kc_slice_ieq(kc_slice(err.code), kc_slice("EntityAlreadyExists")));
 
 	kc_http_free(http);
 	post->http = NULL;
@@ -394,10 +402,10 @@ step(Post *post)
 	post->generation = kc_resources_generation(resources);
 	kc_error_clear(&none);
 	container = kc_resources_find(resources, KC_RESOURCE_CONTAINER, kc_slice(post->blob_url));
-	if (container == NULL && !post->refetched)
+	if (container == NULL && !post->refetched
+		&& kc_resources_reject(resources, post->generation))
 	{
 		post->refetched = true;
-		kc_resources_reject(resources, post->generation);
 		wait_for_resources(post);
 		return;
 	}
@@ -453,6 +461,7 @@ destroy(KcTask *task)
 	kc_buf_free(&post->entity);
 	kc_buf_free_secret(&post->message);
 	kc_buf_free_secret(&post->body);
+	kc_free_secret(client->alloc, post->identity_token);
 	kc_free(client->alloc, post->properties);
 	kc_free(client->alloc, post->blob_url);
 	kc_free(client->alloc, post->wanted_table);

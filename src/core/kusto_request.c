@@ -44,6 +44,7 @@ typedef struct Request
 	KcTimer		begin;
 	KcWaiter	waiter;
 	KcHttp	   *http;
+	KcBuf		token;			/* secret; what http was sent with */
 	uint64_t	token_generation;
 	bool		token_renewed;
 } Request;
@@ -189,12 +190,16 @@ send(Request *request, const KcToken *token, KcError *err)
 	kc_buf_str(&url, endpoint->ingest ? client->ingest_uri : client->engine_uri);
 	kc_buf_str(&url, endpoint->path);
 	kc_buf_printf(&id, "KPGX.%s;%s", endpoint->verb, uuid_text);
+	kc_buf_reset(&request->token);
+	kc_buf_slice(&request->token, token->text);
 	if (token->text.len > 0)
 	{
 		kc_buf_str(&bearer, "Bearer ");
 		kc_buf_slice(&bearer, token->text);
 	}
-	status = kc_buf_status(&url, err, endpoint->doing);
+	status = kc_buf_status(&request->token, err, endpoint->doing);
+	if (status == KC_OK)
+		status = kc_buf_status(&url, err, endpoint->doing);
 	if (status == KC_OK)
 		status = kc_buf_status(&id, err, endpoint->doing);
 	if (status == KC_OK)
@@ -218,7 +223,6 @@ on_answer(KcHttp *http)
 	Request    *request = http->arg;
 	KcClient   *client = request->client;
 	KcError		err = http->error;
-	KcToken		token;
 
 	if (err.http_status == 401 && !request->token_renewed
 		&& kc_auth_reject(client->auth, request->token_generation))
@@ -249,8 +253,8 @@ on_answer(KcHttp *http)
 	}
 	if (!request->endpoint->ingest)
 		kc_kusto_explain_engine_uri(client->engine_uri, client->ingest_uri, &err);
-	if (err.status != KC_OK && kc_auth_token(client->auth, &token))
-		kc_error_scrub(&err, token.text);
+	if (err.status != KC_OK)
+		kc_error_scrub(&err, kc_buf_view(&request->token));
 	kc_http_free(http);
 	request->http = NULL;
 	finish(request, err.status == KC_OK ? NULL : &err);
@@ -308,6 +312,7 @@ destroy(KcTask *task)
 	kc_http_free(request->http);
 	kc_result_free(request->pub.result);
 	kc_buf_free(&request->body);
+	kc_buf_free_secret(&request->token);
 	kc_free(client->alloc, request);
 }
 
@@ -333,6 +338,7 @@ kc_kusto_request_start(KcClient *client, KcKustoEndpoint endpoint, KcSlice db, K
 	request->waiter.arg = request;
 	kc_error_clear(&request->pub.task.error);
 	kc_buf_init(&request->body, client->alloc, KC_BUF_UNLIMITED);
+	kc_buf_init(&request->token, client->alloc, KC_BUF_UNLIMITED);
 	status = build_body(request, db, csl, err);
 	if (status != KC_OK)
 	{

@@ -201,7 +201,7 @@ check_complete(const KcResourceSet *set, int64_t now_us, KcError *err)
 		if (!any_lasts(set->first[kind], now_us))
 		{
 			kc_error_set(err, KC_ERR_SERVICE, doing_resources,
-						 "every %s that the ingestion service names expires within 10 minutes",
+						 "every %s that the ingestion service names expires within an hour",
 						 names[kind]);
 			err->advice = KC_ADVICE_CLOCK;
 			return KC_ERR_SERVICE;

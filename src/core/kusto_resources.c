@@ -4,9 +4,11 @@
  *	  the identity token that goes into messages.
  *
  * Both commands run at once; the new set takes the old one's place only when
- * both have succeeded, so that there is never half a set.  When they fail, the
- * old set serves on while its signatures last.  A set lives an hour less some
- * jitter, so that many servers do not ask in step.
+ * both have succeeded, so that there is never half a set.  When one fails, the
+ * old set serves on while its signatures last, even if something of it was
+ * rejected: an account behind a firewall is no reason to drop the others.  A
+ * set lives an hour less some jitter, so that many servers do not ask in step;
+ * out of turn it is fetched once a minute at most, since the service throttles.
  *
  * Accounts take turns, the ones that served well lately first; within an
  * account its resources take turns.
@@ -21,6 +23,7 @@
 #define LIFE_MS				(60 * 60 * 1000)
 #define LIFE_JITTER_MS		(10 * 60 * 1000)
 #define RETRY_AFTER_FAILURE_MS (60 * 1000)
+#define REJECT_INTERVAL_MS	(60 * 1000)
 #define MAX_ANSWER			(4 * 1024 * 1024)
 
 typedef struct Account
@@ -36,7 +39,8 @@ struct KcResources
 	KcClient   *client;
 	KcResourceSet set;
 	uint64_t	generation;		/* 0: never had one */
-	bool		rejected;
+	bool		rejected;		/* the next set is to be waited for */
+	int64_t		next_reject_ms;	/* before that nobody's rejection counts */
 	int64_t		refresh_ms;
 	Account    *accounts;		/* of this and of earlier sets; index from the head */
 	int			naccounts;
@@ -44,7 +48,7 @@ struct KcResources
 	/* the fetch that is under way */
 	KcRequestTask *list_task;
 	KcRequestTask *token_task;
-	KcError		failure;		/* of the first that failed */
+	KcError		failure;		/* of the one that answered last */
 	KcResourceSet fetched;
 	KcWaiterList waiters;
 };
@@ -91,13 +95,6 @@ account_index(KcResources *resources, KcSlice name)
 
 /* ---- taking a fetched set ---- */
 
-static void
-note_failure(KcResources *resources, const KcError *err)
-{
-	if (resources->failure.status == KC_OK)
-		resources->failure = *err;
-}
-
 /*
  * The turns of a new set begin anywhere, else every process would begin with
  * the same account.
@@ -134,7 +131,6 @@ take_set(KcResources *resources)
 	resources->set = resources->fetched;
 	memset(&resources->fetched, 0, sizeof(resources->fetched));
 	resources->generation++;
-	resources->rejected = false;
 	resources->picks += 1024;	/* beyond the random beginnings */
 	resources->refresh_ms = kc_client_now_ms(resources->client) + LIFE_MS
 		- (int64_t) (clock->random(clock->arg) % LIFE_JITTER_MS);
@@ -143,16 +139,28 @@ take_set(KcResources *resources)
 static bool
 set_usable(const KcResources *resources)
 {
-	return resources->generation > 0 && !resources->rejected
+	return resources->generation > 0
 		&& kc_resource_set_usable(&resources->set, kc_client_unix_us(resources->client));
 }
 
-/* Both have answered. */
+static void
+abandon_fetch(KcResources *resources)
+{
+	if (resources->list_task != NULL)
+		kc_task_free(&resources->list_task->task);
+	if (resources->token_task != NULL)
+		kc_task_free(&resources->token_task->task);
+	resources->list_task = resources->token_task = NULL;
+	kc_resource_set_free(resources->client->alloc, &resources->fetched);
+}
+
+/* Both have answered, or one has failed. */
 static void
 conclude(KcResources *resources)
 {
 	KcError		failure;
 
+	resources->rejected = false;
 	if (resources->failure.status == KC_OK
 		&& bind_accounts(resources, &resources->fetched, &resources->failure) == KC_OK)
 	{
@@ -160,7 +168,7 @@ conclude(KcResources *resources)
 		kc_waiter_wake(&resources->waiters, NULL);
 		return;
 	}
-	kc_resource_set_free(resources->client->alloc, &resources->fetched);
+	abandon_fetch(resources);	/* half a set is none: do not wait for the other half */
 	failure = resources->failure;
 	if (set_usable(resources))
 	{
@@ -181,11 +189,10 @@ on_list(KcTask *task)
 	if (err.status == KC_OK)
 		(void) kc_resource_set_read(client->alloc, resources->list_task->result, client->loopback,
 									kc_client_unix_us(client), &resources->fetched, &err);
-	if (err.status != KC_OK)
-		note_failure(resources, &err);
 	resources->list_task = NULL;
 	kc_task_free(task);
-	if (resources->token_task == NULL)
+	resources->failure = err;
+	if (err.status != KC_OK || resources->token_task == NULL)
 		conclude(resources);
 }
 
@@ -198,11 +205,10 @@ on_identity_token(KcTask *task)
 	if (err.status == KC_OK)
 		(void) kc_resource_set_read_token(resources->client->alloc, resources->token_task->result,
 										  &resources->fetched, &err);
-	if (err.status != KC_OK)
-		note_failure(resources, &err);
 	resources->token_task = NULL;
 	kc_task_free(task);
-	if (resources->list_task == NULL)
+	resources->failure = err;
+	if (err.status != KC_OK || resources->list_task == NULL)
 		conclude(resources);
 }
 
@@ -214,14 +220,13 @@ fetch(KcResources *resources, KcError *err)
 	KcClient   *client = resources->client;
 	KcStatus	status;
 
-	kc_error_clear(&resources->failure);
 	status = kc_kusto_request_start(client, KC_ENDPOINT_INGEST_MGMT, KC_SLICE_NULL,
-									kc_slice(".get ingestion resources"), true, MAX_ANSWER,
+									kc_slice(".get ingestion resources"), false, MAX_ANSWER,
 									&resources->list_task, err);
 	if (status != KC_OK)
 		return status;
 	status = kc_kusto_request_start(client, KC_ENDPOINT_INGEST_MGMT, KC_SLICE_NULL,
-									kc_slice(".get kusto identity token"), true, MAX_ANSWER,
+									kc_slice(".get kusto identity token"), false, MAX_ANSWER,
 									&resources->token_task, err);
 	if (status != KC_OK)
 	{
@@ -236,27 +241,23 @@ fetch(KcResources *resources, KcError *err)
 	return KC_OK;
 }
 
-static void
-abandon_fetch(KcResources *resources)
+static bool
+is_fetching(const KcResources *resources)
 {
-	if (resources->list_task != NULL)
-		kc_task_free(&resources->list_task->task);
-	if (resources->token_task != NULL)
-		kc_task_free(&resources->token_task->task);
-	resources->list_task = resources->token_task = NULL;
-	kc_resource_set_free(resources->client->alloc, &resources->fetched);
+	return resources->list_task != NULL || resources->token_task != NULL;
 }
 
 bool
 kc_resources_ready(const KcResources *resources)
 {
-	return set_usable(resources) && kc_client_now_ms(resources->client) < resources->refresh_ms;
+	return set_usable(resources) && !resources->rejected
+		&& (kc_client_now_ms(resources->client) < resources->refresh_ms || is_fetching(resources));
 }
 
 KcStatus
 kc_resources_wait(KcResources *resources, KcWaiter *waiter, KcError *err)
 {
-	if (resources->list_task == NULL && resources->token_task == NULL)
+	if (!is_fetching(resources))
 	{
 		KcStatus	status = fetch(resources, err);
 
@@ -275,11 +276,20 @@ kc_resources_cancel(KcResources *resources, KcWaiter *waiter)
 		abandon_fetch(resources);
 }
 
-void
+bool
 kc_resources_reject(KcResources *resources, uint64_t generation)
 {
-	if (resources->generation == generation)
-		resources->rejected = true;
+	int64_t		now_ms = kc_client_now_ms(resources->client);
+
+	if (resources->generation != generation)
+		return true;
+	if (now_ms < resources->refresh_ms && now_ms < resources->next_reject_ms)
+		return false;
+	resources->next_reject_ms = now_ms + REJECT_INTERVAL_MS;
+	if (resources->refresh_ms > now_ms)
+		resources->refresh_ms = now_ms;
+	resources->rejected = true;
+	return true;
 }
 
 uint64_t

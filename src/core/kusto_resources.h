@@ -14,10 +14,11 @@ typedef struct KcResourceSet
 } KcResourceSet;
 
 /*
- * A SAS that ends sooner is not used: a blob's upload and its way through the
- * service's queue take minutes.
+ * A SAS that ends sooner is not used: the one in the message must outlast the
+ * upload, the service's batching, which may be set to half an hour, and its
+ * own retries.  The service gives them for half a day and more.
  */
-#define KC_RESOURCE_MIN_LIFE_US (INT64_C(10) * 60 * 1000000)
+#define KC_RESOURCE_MIN_LIFE_US (INT64_C(60) * 60 * 1000000)
 
 /* Adds to *set; what is in it already stays. */
 extern KcStatus kc_resource_set_read(const KcAlloc *alloc, KcResult *result, bool allow_loopback,

@@ -67,6 +67,24 @@ copy_member(const KcAlloc *alloc, KcJsonValue row, const char *name, char *field
 	kc_buf_free(&text);
 }
 
+/*
+ * The service may tell our identity token back; no pattern recognises it.
+ */
+static void
+scrub_texts(Status *status)
+{
+	KcStatusTask *pub = &status->pub;
+	KcSlice		token = kc_resources_identity_token(status->client->resources);
+	KcError		texts;
+
+	kc_error_clear(&texts);
+	memcpy(texts.code, pub->error_code, sizeof(texts.code));
+	memcpy(texts.detail, pub->details, sizeof(texts.detail));
+	kc_error_scrub(&texts, token);
+	memcpy(pub->error_code, texts.code, sizeof(texts.code));
+	memcpy(pub->details, texts.detail, sizeof(texts.detail));
+}
+
 /* FailureStatus by name, or by the number of the name. */
 static bool
 is_transient(const KcStatusTask *task)
@@ -104,6 +122,7 @@ read_row(Status *status, KcSlice body, KcError *err)
 	copy_member(alloc, row, "Details", pub->details, sizeof(pub->details));
 	copy_member(alloc, row, "OperationId", pub->operation_id, sizeof(pub->operation_id));
 	copy_member(alloc, row, "ActivityId", pub->activity_id, sizeof(pub->activity_id));
+	scrub_texts(status);
 	if (name[0] == '\0')
 		return kc_error_set(err, KC_ERR_PROTOCOL, doing_status,
 							"the row of the status table has no status");
@@ -153,11 +172,11 @@ on_row(KcHttp *http)
 		status->pub.outcome = KC_OUTCOME_MISSING;
 		finish(status, NULL);
 	}
-	else if (kc_azure_wants_fresh_sas(&err) && !status->refetched)
+	else if (kc_azure_wants_fresh_sas(&err) && !status->refetched
+			 && kc_resources_reject(resources, status->generation))
 	{
 		status->refetched = true;
 		status->next_table = 0;
-		kc_resources_reject(resources, status->generation);
 		step(status);
 	}
 	else
@@ -195,11 +214,10 @@ table_is_unknown(Status *status, KcError *err)
 {
 	KcResources *resources = status->client->resources;
 
-	if (status->refetched)
+	if (status->refetched || !kc_resources_reject(resources, status->generation))
 		return kc_error_set(err, KC_ERR_NOT_FOUND, doing_status,
 							"the status table is no longer one of the ingestion service's");
 	status->refetched = true;
-	kc_resources_reject(resources, status->generation);
 	return kc_resources_wait(resources, &status->waiter, err);
 }
 
@@ -213,7 +231,8 @@ ask_next(Status *status, KcError *err)
 	status->table_url = NULL;
 	if (table == NULL)
 	{
-		status->pub.outcome = KC_OUTCOME_MISSING;
+		/* That no table has the row is only known where there is one. */
+		status->pub.outcome = status->next_table > 0 ? KC_OUTCOME_MISSING : KC_OUTCOME_QUEUED;
 		finish(status, NULL);
 		return KC_OK;
 	}

@@ -121,19 +121,20 @@ on_curl_timer(CURLM *multi, long timeout_ms, void *arg)
 static curl_socket_t
 on_open_socket(void *arg, curlsocktype purpose, struct curl_sockaddr *address)
 {
-	KcMux	   *mux = arg;
+	KcTransfer *transfer = arg;
+	KcMux	   *mux = transfer->mux;
 	int			fd;
 
 	(void) purpose;
 	if (mux->hooks.acquire_fd != NULL && !mux->hooks.acquire_fd(mux->hooks.arg))
 	{
-		mux->fd_refused = true;
+		transfer->fd_refused = true;
 		return CURL_SOCKET_BAD;
 	}
 	fd = socket(address->family, address->socktype | SOCK_CLOEXEC, address->protocol);
 	if (fd < 0)
 	{
-		mux->fd_refused = errno == EMFILE || errno == ENFILE;
+		transfer->fd_refused = errno == EMFILE || errno == ENFILE;
 		if (mux->hooks.release_fd != NULL)
 			mux->hooks.release_fd(mux->hooks.arg);
 		return CURL_SOCKET_BAD;
@@ -152,15 +153,6 @@ on_close_socket(void *arg, curl_socket_t fd)
 	if (mux->hooks.release_fd != NULL)
 		mux->hooks.release_fd(mux->hooks.arg);
 	return result;
-}
-
-bool
-kc_mux_fd_refused(KcMux *mux)
-{
-	bool		refused = mux->fd_refused;
-
-	mux->fd_refused = false;
-	return refused;
 }
 
 /* ---- transfers ---- */
@@ -198,21 +190,25 @@ kc_mux_add(KcMux *mux, KcTransfer *transfer, KcError *err)
 	CURLMcode	code;
 
 	if (curl_easy_setopt(transfer->easy, CURLOPT_OPENSOCKETFUNCTION, on_open_socket) != CURLE_OK
-		|| curl_easy_setopt(transfer->easy, CURLOPT_OPENSOCKETDATA, mux) != CURLE_OK
+		|| curl_easy_setopt(transfer->easy, CURLOPT_OPENSOCKETDATA, transfer) != CURLE_OK
 		|| curl_easy_setopt(transfer->easy, CURLOPT_CLOSESOCKETFUNCTION, on_close_socket) != CURLE_OK
 		|| curl_easy_setopt(transfer->easy, CURLOPT_CLOSESOCKETDATA, mux) != CURLE_OK
 		|| curl_easy_setopt(transfer->easy, CURLOPT_PRIVATE, transfer) != CURLE_OK)
 		return kc_error_set(err, KC_ERR_INTERNAL, kc_mux_doing, "could not set an option of libcurl");
 
+	/* Before libcurl knows it: its callbacks look here. */
+	transfer->mux = mux;
+	transfer->fd_refused = false;
 	kc_mux_block_signals(&saved);
 	code = curl_multi_add_handle(mux->multi, transfer->easy);
 	kc_mux_restore_signals(&saved);
+	if (code != CURLM_OK)
+		transfer->mux = NULL;
 	if (code == CURLM_OUT_OF_MEMORY)
 		return kc_error_nomem(err, kc_mux_doing);
 	if (code != CURLM_OK)
 		return kc_error_set(err, KC_ERR_INTERNAL, kc_mux_doing, "could not start a transfer: %s",
 							curl_multi_strerror(code));
-	transfer->mux = mux;
 	transfer->finished = false;
 	transfer->prev = NULL;
 	transfer->next = mux->transfers;

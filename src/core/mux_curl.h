@@ -25,6 +25,7 @@ typedef struct KcTransfer
 	void	   *arg;
 	/* The mux's own. */
 	KcMux	   *mux;			/* NULL when not on a mux */
+	bool		fd_refused;		/* a socket of it, for the process has too many open */
 	bool		finished;
 	CURLcode	code;
 	struct KcTransfer *prev;
@@ -36,9 +37,6 @@ extern KcStatus kc_mux_add(KcMux *mux, KcTransfer *transfer, KcError *err);
 
 /* Take it off, whatever its state; complete will not be called any more. */
 extern void kc_mux_remove(KcTransfer *transfer);
-
-/* Was a socket refused since the last call, for the process has too many open? */
-extern bool kc_mux_fd_refused(KcMux *mux);
 
 /*
  * A process that is busy elsewhere drives the mux late: a timer was due long

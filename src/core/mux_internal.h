@@ -33,7 +33,6 @@ struct KcMux
 	KcTimer    *timers;			/* armed ones, earliest first */
 	KcWatch    *watches;
 	bool		driving;
-	bool		fd_refused;
 	int64_t		due_ms;			/* real time for which the timerfd is armed; -1: not */
 	bool		late;			/* the current drive began long after that */
 	int64_t		late_ms;		/* by how much all drives began late */

@@ -26,8 +26,9 @@ kc_waiter_cancel(KcWaiterList *list, KcWaiter *waiter)
 		return false;
 	while (*link != NULL && *link != waiter)
 		link = &(*link)->next;
-	if (*link != NULL)
-		*link = waiter->next;
+	if (*link == NULL)
+		return false;			/* it waits in another list */
+	*link = waiter->next;
 	waiter->waiting = false;
 	waiter->next = NULL;
 	return list->head == NULL;

@@ -25,7 +25,7 @@ typedef struct KcWaiterList
 
 extern void kc_waiter_add(KcWaiterList *list, KcWaiter *waiter);
 
-/* Fine when not waiting.  True: it was, and now nobody is. */
+/* Fine when it waits elsewhere or not at all.  True: it was, and now nobody is. */
 extern bool kc_waiter_cancel(KcWaiterList *list, KcWaiter *waiter);
 
 /*

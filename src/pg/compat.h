@@ -12,6 +12,7 @@
 #include "access/htup_details.h"
 #if PG_VERSION_NUM < 140000
 #include "catalog/indexing.h"
+#include "utils/guc_tables.h"
 #endif
 #include "catalog/pg_authid.h"
 #include "catalog/pg_foreign_server.h"
@@ -41,8 +42,12 @@
 #include "pgstat.h"
 #endif
 
-#if PG_VERSION_NUM < 130000
-#error "kusto_ingest needs PostgreSQL 13 or later"
+/* EnsurePortalSnapshotExists() came with 13.4, InitMaterializedSRF() with 15.1. */
+#if PG_VERSION_NUM < 130004
+#error "kusto_ingest needs PostgreSQL 13.4 or later"
+#endif
+#if PG_VERSION_NUM == 150000
+#error "kusto_ingest needs PostgreSQL 15.1 or a later release of version 15"
 #endif
 
 /* ---- access control ---- */
@@ -114,6 +119,81 @@ kpg_compat_reserve_prefix(const char *prefix)
 #endif
 }
 
+/*
+ * Set a parameter until AtEOXact_GUC().  From PostgreSQL 14 on the client is
+ * told of DateStyle and the like only before the next query, when they are back
+ * already; PostgreSQL 13 would tell it at once, for each row twice.
+ */
+#if PG_VERSION_NUM < 140000
+static inline struct config_generic *
+kpg_compat_reported_setting(const char *name)
+{
+	struct config_generic **all = get_guc_variables();
+	int			n = GetNumConfigOptions();
+
+	for (int i = 0; i < n; i++)
+	{
+		if ((all[i]->flags & GUC_REPORT) && pg_strcasecmp(all[i]->name, name) == 0)
+			return all[i];
+	}
+	return NULL;
+}
+#endif
+
+static inline void
+kpg_compat_set_quietly(const char *name, const char *value)
+{
+#if PG_VERSION_NUM < 140000
+	struct config_generic *reported = kpg_compat_reported_setting(name);
+
+	if (reported != NULL)
+		reported->flags &= ~GUC_REPORT;
+	PG_TRY();
+#endif
+	(void) set_config_option(name, value, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+#if PG_VERSION_NUM < 140000
+	PG_FINALLY();
+	{
+		if (reported != NULL)
+			reported->flags |= GUC_REPORT;
+	}
+	PG_END_TRY();
+#endif
+}
+
+/* AtEOXact_GUC(); names[0 .. n - 1] are those that were perhaps set. */
+static inline void
+kpg_compat_unset_quietly(int guc_level, const char *const *names, int n)
+{
+#if PG_VERSION_NUM < 140000
+	struct config_generic *reported[16];
+
+	Assert(n <= (int) lengthof(reported));
+	for (int i = 0; i < n; i++)
+	{
+		reported[i] = kpg_compat_reported_setting(names[i]);
+		if (reported[i] != NULL)
+			reported[i]->flags &= ~GUC_REPORT;
+	}
+	PG_TRY();
+#else
+	(void) names;
+	(void) n;
+#endif
+	AtEOXact_GUC(true, guc_level);
+#if PG_VERSION_NUM < 140000
+	PG_FINALLY();
+	{
+		for (int i = 0; i < n; i++)
+		{
+			if (reported[i] != NULL)
+				reported[i]->flags |= GUC_REPORT;
+		}
+	}
+	PG_END_TRY();
+#endif
+}
+
 /* ---- set-returning functions ---- */
 
 /*
@@ -181,6 +261,26 @@ kpg_compat_convert(Oid function, int src_encoding, int dest_encoding,
 	OidFunctionCall5(function, Int32GetDatum(src_encoding), Int32GetDatum(dest_encoding),
 					 CStringGetDatum(src), CStringGetDatum(dest), Int32GetDatum(src_len));
 	return (size_t) src_len;
+#endif
+}
+
+/*
+ * The same, but never raises: PostgreSQL 13 stops at the first character that
+ * is not ASCII.
+ */
+static inline size_t
+kpg_compat_convert_some(Oid function, int src_encoding, int dest_encoding,
+						const char *src, int src_len, char *dest, int dest_size)
+{
+#if PG_VERSION_NUM >= 140000
+	return kpg_compat_convert(function, src_encoding, dest_encoding, src, src_len, dest, dest_size);
+#else
+	int			len = 0;
+
+	for (; len < src_len && len < dest_size - 1 && !IS_HIGHBIT_SET(src[len]); len++)
+		dest[len] = src[len];
+	dest[len] = '\0';
+	return (size_t) len;
 #endif
 }
 

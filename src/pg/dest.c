@@ -26,6 +26,7 @@ typedef struct IngestDest
 	DestReceiver pub;			/* first */
 	KpgRowFormat *format;
 	KcIngest   *ingest;
+	const KcMux *mux;			/* of ingest */
 	KcBuf	   *chunk;			/* being filled; NULL: none yet */
 	KcCsvWriter writer;			/* on chunk */
 	uint64		chunk_rows;
@@ -39,6 +40,14 @@ pump(IngestDest *dest)
 {
 	kpg_wait_pump();
 	INSTR_TIME_SET_CURRENT(dest->pumped);
+}
+
+/* The query may have called what broke the mux, and caught the error. */
+static void
+wait_for_upload(const IngestDest *dest)
+{
+	kpg_wait_check(dest->mux);
+	(void) kpg_wait_once(-1, KPG_WAIT_UPLOAD);
 }
 
 static bool
@@ -60,7 +69,7 @@ get_chunk(IngestDest *dest)
 	{
 		kpg_check(kc_ingest_get_chunk(dest->ingest, &dest->chunk, &err), &err);
 		if (dest->chunk == NULL)
-			(void) kpg_wait_once(-1, KPG_WAIT_UPLOAD);
+			wait_for_upload(dest);
 	}
 	kc_csv_begin(&dest->writer, dest->chunk);
 	dest->chunk_rows = 0;
@@ -121,7 +130,7 @@ receiver_destroy(DestReceiver *self)
 }
 
 DestReceiver *
-kpg_dest_create(KpgRowFormat *format, KcIngest *ingest)
+kpg_dest_create(KpgRowFormat *format, KcIngest *ingest, const KcMux *mux)
 {
 	IngestDest *dest = palloc0(sizeof(IngestDest));
 
@@ -132,6 +141,7 @@ kpg_dest_create(KpgRowFormat *format, KcIngest *ingest)
 	dest->pub.mydest = DestNone;
 	dest->format = format;
 	dest->ingest = ingest;
+	dest->mux = mux;
 	dest->row_context = AllocSetContextCreate(CurrentMemoryContext, "kusto_ingest row",
 											  ALLOCSET_DEFAULT_SIZES);
 	INSTR_TIME_SET_CURRENT(dest->pumped);
@@ -150,6 +160,6 @@ kpg_dest_finish(DestReceiver *self)
 	kpg_check(kc_ingest_finish(dest->ingest, &err), &err);
 	kpg_wait_pump();
 	while (!kc_ingest_done(dest->ingest, &status, &err))
-		(void) kpg_wait_once(-1, KPG_WAIT_UPLOAD);
+		wait_for_upload(dest);
 	kpg_check(status, &err);
 }

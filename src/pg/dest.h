@@ -10,13 +10,15 @@
 #include "tcop/dest.h"
 
 #include "../core/ingest.h"
+#include "../core/mux.h"
 #include "format.h"
 
 /*
- * Both format and ingest belong to the caller and must outlive the receiver.
+ * All three belong to the caller and must outlive the receiver; mux is the one
+ * that ingest is on.
  * Waits for the network (interruptibly) when all chunks are in work.
  */
-extern DestReceiver *kpg_dest_create(KpgRowFormat *format, KcIngest *ingest);
+extern DestReceiver *kpg_dest_create(KpgRowFormat *format, KcIngest *ingest, const KcMux *mux);
 
 /* After the last row: hand over the rest, wait until every blob is committed. */
 extern void kpg_dest_finish(DestReceiver *dest);

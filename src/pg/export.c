@@ -229,7 +229,8 @@ check_skippable(const Export *export)
 			 errhint("Raise kusto_ingest.max_blob_size, or export the result in parts with a key for each.")));
 }
 
-static void
+/* True when the worker has something to do. */
+static bool
 stage(const Export *export, const pg_uuid_t *id)
 {
 	const KpgExportRequest *request = export->request;
@@ -253,7 +254,7 @@ stage(const Export *export, const pg_uuid_t *id)
 	operation.table_command = export->table_command;
 	operation.on_type_error = request->on_type_error;
 	operation.created_at = export->started;
-	kpg_operations_stage(&operation, export->ingest, kpg_format_type_errors(export->format));
+	return kpg_operations_stage(&operation, export->ingest, kpg_format_type_errors(export->format));
 }
 
 void
@@ -276,12 +277,12 @@ kpg_export_run(const KpgExportRequest *request, pg_uuid_t *id)
 	StaticAssertStmt(sizeof(id->data) == sizeof(export.id.bytes), "both are UUIDs");
 	memcpy(id->data, export.id.bytes, sizeof(id->data));
 
-	dest = kpg_dest_create(export.format, export.ingest);
+	dest = kpg_dest_create(export.format, export.ingest, kc_client_mux(export.session->client));
 	(void) kpg_exec_run(export.query, dest);
 	kpg_dest_finish(dest);
 	check_skippable(&export);
-	stage(&export, id);
-	kpg_worker_staged();
+	if (stage(&export, id))
+		kpg_worker_staged();
 
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(export.context);

@@ -100,6 +100,7 @@ typedef struct KpgRecord KpgRecord;
 struct KpgFormatter
 {
 	KpgRowFormat *format;		/* NULL: resolved only to ask about the type */
+	MemoryContext context;		/* lives as long as this formatter */
 	Oid			type;			/* never a domain */
 	KpgShape	shape;
 	const char *kusto_type;

@@ -8,7 +8,8 @@
  *
  * What a container holds is looked up when the first value comes, and again
  * when a value holds something else, as anonymous records may.  What has been
- * found out lives in a memory context of its own, so that this does not leak.
+ * found out lives in a memory context of its own, below that of the container
+ * which it belongs to, so that this does not leak.
  */
 #include "postgres.h"
 
@@ -137,7 +138,7 @@ element_of(KpgFormatter *f, Oid type)
 	if (element != NULL)
 		MemoryContextDelete(element->context);
 
-	context = AllocSetContextCreate(f->format->context, "kusto_ingest element format",
+	context = AllocSetContextCreate(f->context, "kusto_ingest element format",
 									ALLOCSET_SMALL_SIZES);
 	old = MemoryContextSwitchTo(context);
 	element = palloc0(sizeof(KpgElement));
@@ -243,7 +244,7 @@ record_of(KpgFormatter *f, Oid type, int32 typmod)
 	if (record != NULL)
 		MemoryContextDelete(record->context);
 
-	context = AllocSetContextCreate(f->format->context, "kusto_ingest record format",
+	context = AllocSetContextCreate(f->context, "kusto_ingest record format",
 									ALLOCSET_SMALL_SIZES);
 	old = MemoryContextSwitchTo(context);
 	record = palloc0(sizeof(KpgRecord));

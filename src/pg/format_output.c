@@ -51,8 +51,7 @@ pin(KpgRowFormat *format, int wanted)
 		if ((pins[i].group & missing) == 0 ||
 			strcmp(GetConfigOption(pins[i].name, false, false), pins[i].value) == 0)
 			continue;
-		(void) set_config_option(pins[i].name, pins[i].value, PGC_USERSET, PGC_S_SESSION,
-								 GUC_ACTION_SAVE, true, 0, false);
+		kpg_compat_set_quietly(pins[i].name, pins[i].value);
 	}
 }
 
@@ -60,9 +59,13 @@ pin(KpgRowFormat *format, int wanted)
 void
 kpg_format_unpin(KpgRowFormat *format)
 {
+	const char *names[lengthof(pins)];
+
 	if (format->pinned == 0)
 		return;
-	AtEOXact_GUC(true, format->guc_level);
+	for (size_t i = 0; i < lengthof(pins); i++)
+		names[i] = pins[i].name;
+	kpg_compat_unset_quietly(format->guc_level, names, (int) lengthof(names));
 	format->pinned = 0;
 }
 
@@ -75,7 +78,7 @@ call_output(KpgFormatter *f, Datum value, int wanted_pins)
 		bool		varlena;
 
 		getTypeOutputInfo(f->type, &function, &varlena);
-		fmgr_info_cxt(function, &f->call, f->format->context);
+		fmgr_info_cxt(function, &f->call, f->context);
 	}
 	pin(f->format, wanted_pins);
 	return OutputFunctionCall(&f->call, value);

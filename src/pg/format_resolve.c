@@ -169,6 +169,7 @@ kpg_format_resolve(KpgFormatter *f, KpgRowFormat *format, Oid type)
 
 	memset(f, 0, sizeof(*f));
 	f->format = format;
+	f->context = CurrentMemoryContext;
 	f->type = getBaseType(type);
 
 	entry = find_entry(f->type);
@@ -192,7 +193,7 @@ kpg_format_resolve(KpgFormatter *f, KpgRowFormat *format, Oid type)
 	else if (OidIsValid(cast = find_json_cast(f->type)))
 	{
 		use_entry(f, &json_cast_entry);
-		fmgr_info_cxt(cast, &f->call, CurrentMemoryContext);
+		fmgr_info_cxt(cast, &f->call, f->context);
 	}
 	else if (f->type >= FirstNormalObjectId && IsBinaryCoercible(f->type, TEXTOID))
 		use_entry(f, &text_entry);

@@ -2,7 +2,8 @@
  * format_scalar.c
  *	  Booleans, integers, floats, money and uuids.
  *
- * No function here allocates, raises, or looks at a setting.
+ * No formatter here allocates, raises, or looks at a setting; what money
+ * needs of lc_monetary is asked once, when the column is resolved.
  */
 #include "postgres.h"
 
@@ -11,7 +12,7 @@
 #include "common/shortest_dec.h"
 #include "utils/builtins.h"
 #include "utils/cash.h"
-#include "utils/pg_locale.h"
+#include "utils/fmgrprotos.h"
 #include "utils/uuid.h"
 
 #include "../core/text.h"
@@ -112,9 +113,9 @@ kpg_format_float8(const KpgFormatter *f, Datum value, char *buf, int *len)
 int
 kpg_format_money_scale(void)
 {
-	int			scale = PGLC_localeconv()->frac_digits;
+	Datum		smallest_unit = DirectFunctionCall1(cash_numeric, CashGetDatum(1));
 
-	return (scale < 0 || scale > 10) ? 2 : scale;
+	return DatumGetInt32(DirectFunctionCall1(numeric_scale, smallest_unit));
 }
 
 KpgMisfit

@@ -53,7 +53,8 @@ set_failure(Row *row, const KcError *err, const char *database, const char *prin
 	char	   *detail = kpg_report_detail(err);
 
 	row->values[COL_OK] = BoolGetDatum(false);
-	set_text(row, COL_DETAIL, detail != NULL ? psprintf("%s\n%s", message, detail) : message);
+	set_text(row, COL_DETAIL,
+			 kpg_report_text(detail != NULL ? psprintf("%s\n%s", message, detail) : message));
 	set_text(row, COL_HINT, kpg_report_hint_for(err, database, principal));
 }
 
@@ -89,7 +90,8 @@ try_step(const KpgSession *session, KcProbe probe, char **principal, Row *row)
 		err = task->task.error;
 		status = err.status;
 		if (task->principal[0] != '\0')
-			*principal = MemoryContextStrdup(MemoryContextGetParent(CurrentMemoryContext), task->principal);
+			*principal = MemoryContextStrdup(MemoryContextGetParent(CurrentMemoryContext),
+											 kpg_report_text(task->principal));
 	}
 	INSTR_TIME_SET_CURRENT(elapsed);
 	INSTR_TIME_SUBTRACT(elapsed, started);

@@ -94,7 +94,8 @@ define_targets(void)
 							   "Further host name suffixes that may be given tokens and data.",
 							   "Comma-separated; Kusto's own host names and the loopback are always trusted.",
 							   &kpg_trusted_hosts, "",
-							   PGC_SUSET, 0, check_trusted_hosts, NULL, NULL);
+	/* The same for all: what a session trusts, the worker has to trust, too. */
+							   PGC_SIGHUP, 0, check_trusted_hosts, NULL, NULL);
 	DefineCustomIntVariable("kusto_ingest.max_blob_size",
 							"Uncompressed size at which an export begins another blob.",
 							NULL, &kpg_max_blob_size_kb, 512 * 1024, 1024, 4 * 1024 * 1024,

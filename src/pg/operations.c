@@ -104,7 +104,19 @@ kpg_operations_uuid_arg(const pg_uuid_t *value)
 	return kpg_operations_arg(UUIDOID, UUIDPGetDatum(value));
 }
 
-#define SQL_ARGS_MAX 24
+KpgSqlArg
+kpg_operations_cluster_arg(void)
+{
+	return kpg_operations_arg(INT8OID, Int64GetDatum((int64) GetSystemIdentifier()));
+}
+
+KpgSqlArg
+kpg_operations_database_arg(void)
+{
+	return kpg_operations_arg(OIDOID, ObjectIdGetDatum(MyDatabaseId));
+}
+
+#define SQL_ARGS_MAX 25
 
 uint64
 kpg_operations_execute(const char *sql, const KpgSqlArg *args, int nargs, int expected, long limit)
@@ -147,13 +159,13 @@ kpg_operations_string(MemoryContext context, uint64 row, int column)
 static const char insert_operation[] =
 "INSERT INTO kusto.operation (id, owner, server, database, table_name, mode, source, query,"
 " options, table_command, state, rows, raw_bytes, compressed_bytes, blobs, type_errors,"
-" created_at, staged_at, finished_at, system_identifier)"
+" created_at, staged_at, finished_at, system_identifier, database_oid)"
 " VALUES ($1, $2, $3::name, $4, $5, $6, $7, $8,"
 " jsonb_strip_nulls(jsonb_build_object("
 "'mapping', $9, 'tags', $10, 'ingest_if_not_exists', $11, 'creation_time', $12,"
 " 'flush_immediately', $13, 'on_type_error', $14)),"
 " $15, $16, $17, $18, $19, $20, $21::jsonb, $22, $23,"
-" CASE WHEN $16 = 'succeeded' THEN $23 END, $24)";
+" CASE WHEN $16 = 'succeeded' THEN $23 END, $24, $25)";
 
 static const char insert_blobs[] =
 "INSERT INTO kusto.blob (operation_id, ordinal, source_id, url, rows, raw_bytes,"
@@ -173,10 +185,9 @@ text_array_arg(ArrayType *value)
 
 static void
 stage_operation(const KpgOperationRequest *request, const KcIngest *ingest, const char *type_errors,
-				TimestampTz now)
+				TimestampTz now, bool to_do)
 {
 	int			nblobs = kc_ingest_nblobs(ingest);
-	bool		to_do = nblobs > 0 || request->table_command != NULL;
 	uint64_t	rows;
 	uint64_t	raw_bytes;
 	uint64_t	compressed_bytes;
@@ -209,7 +220,8 @@ stage_operation(const KpgOperationRequest *request, const KcIngest *ingest, cons
 		kpg_operations_text_arg(type_errors),
 		kpg_operations_arg(TIMESTAMPTZOID, TimestampTzGetDatum(request->created_at)),
 		kpg_operations_arg(TIMESTAMPTZOID, TimestampTzGetDatum(now)),
-		kpg_operations_arg(INT8OID, Int64GetDatum((int64) GetSystemIdentifier()))
+		kpg_operations_cluster_arg(),
+		kpg_operations_database_arg()
 	};
 
 	(void) kpg_operations_execute(insert_operation, args, lengthof(args), SPI_OK_INSERT, 0);
@@ -264,19 +276,21 @@ stage_blobs(const KpgOperationRequest *request, const KcIngest *ingest, Timestam
 	(void) kpg_operations_execute(insert_blobs, args, lengthof(args), SPI_OK_INSERT, 0);
 }
 
-void
+bool
 kpg_operations_stage(const KpgOperationRequest *request, const KcIngest *ingest, const char *type_errors)
 {
 	TimestampTz now = GetCurrentTimestamp();
+	bool		to_do = kc_ingest_nblobs(ingest) > 0 || request->table_command != NULL;
 	KpgSqlScope scope;
 
 	StaticAssertStmt(sizeof(KcUuid) == sizeof(pg_uuid_t), "a uuid is a uuid");
 
 	kpg_operations_enter(&scope);
-	stage_operation(request, ingest, type_errors, now);
+	stage_operation(request, ingest, type_errors, now, to_do);
 	if (kc_ingest_nblobs(ingest) > 0)
 		stage_blobs(request, ingest, now);
 	kpg_operations_leave(&scope);
+	return to_do;
 }
 
 /* ---- the outcome ---- */
@@ -304,6 +318,8 @@ read_outcome(HeapTuple tuple, TupleDesc desc, KpgOutcome *outcome)
 	TransactionId xmin = HeapTupleHeaderGetXmin(tuple->t_data);
 	bool		isnull;
 	Datum		owner = heap_getattr(tuple, SPI_fnumber(desc, "owner"), desc, &isnull);
+	Datum		cluster = heap_getattr(tuple, SPI_fnumber(desc, "system_identifier"), desc, &isnull);
+	Datum		database = heap_getattr(tuple, SPI_fnumber(desc, "database_oid"), desc, &isnull);
 
 	outcome->found = true;
 
@@ -313,6 +329,8 @@ read_outcome(HeapTuple tuple, TupleDesc desc, KpgOutcome *outcome)
 	 */
 	outcome->own_uncommitted = TransactionIdIsCurrentTransactionId(xmin);
 	outcome->visible_to_user = may_see(DatumGetObjectId(owner));
+	outcome->foreign = (uint64) DatumGetInt64(cluster) != GetSystemIdentifier() ||
+		DatumGetObjectId(database) != MyDatabaseId;
 	outcome->state = column_string(tuple, desc, "state");
 	outcome->finished = kpg_operations_is_final(kpg_operations_state(outcome->state));
 	outcome->error_code = column_string(tuple, desc, "error_code");

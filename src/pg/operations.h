@@ -57,9 +57,9 @@ typedef struct KpgOperationRequest
 /*
  * Record an export in the caller's transaction: one operation row in state
  * staged (or succeeded when there is nothing to do in Kusto) and its blob rows.
- * type_errors is JSON text or NULL.
+ * type_errors is JSON text or NULL.  True when there is something to do.
  */
-extern void kpg_operations_stage(const KpgOperationRequest *request, const KcIngest *ingest,
+extern bool kpg_operations_stage(const KpgOperationRequest *request, const KcIngest *ingest,
 								 const char *type_errors);
 
 /* ---- asking for the outcome ---- */
@@ -69,6 +69,7 @@ typedef struct KpgOutcome
 	bool		found;			/* in a snapshot taken now */
 	bool		own_uncommitted;	/* inserted by the current transaction */
 	bool		visible_to_user;	/* the current user may see it */
+	bool		foreign;		/* recorded by another cluster or database */
 	bool		finished;
 	char	   *state;
 	char	   *error_code;
@@ -107,9 +108,14 @@ extern const char *kpg_operations_state_name(KpgState state);
 extern KpgState kpg_operations_state(const char *name);
 extern bool kpg_operations_is_final(KpgState state);
 
-/* Why an operation is not well; NULL members: nothing to say. */
+/*
+ * Why an operation is not well; NULL members: nothing to say.  All but hint are
+ * UTF-8 when utf8 says so, and are converted when they are written: that takes
+ * a transaction, and there is none when the service speaks.
+ */
 typedef struct KpgFailure
 {
+	bool		utf8;
 	char	   *error_code;
 	char	   *message;
 	char	   *details;
@@ -117,9 +123,13 @@ typedef struct KpgFailure
 	char	   *activity_id;
 } KpgFailure;
 
-/* What has become known of a blob; a NULL member keeps what the row has. */
+/*
+ * What has become known of a blob; a NULL member keeps what the row has.  utf8
+ * as in KpgFailure.
+ */
 typedef struct KpgBlobNews
 {
+	bool		utf8;
 	char	   *status_table;
 	char	   *error_code;
 	char	   *failure_status;
@@ -221,9 +231,9 @@ typedef struct KpgSkip
 } KpgSkip;
 
 /*
- * Ids (pg_uuid_t *) of staged operations of this cluster, oldest first.
- * Operations that another cluster recorded are in nobody's list: this is a
- * restored copy then, and the original has posted them or will.
+ * Ids (pg_uuid_t *) of staged operations of this database, oldest first.
+ * Operations that another cluster or database recorded are in nobody's list:
+ * the original has posted them or will (docs/operations.md).
  */
 extern List *kpg_operations_staged(const KpgSkip *skip, int nskip, int limit);
 
@@ -232,6 +242,9 @@ extern List *kpg_operations_staged(const KpgSkip *skip, int nskip, int limit);
  * begins anew after the last.
  */
 extern List *kpg_operations_unfinished(KpgSweep *sweep, int limit);
+
+/* Unfinished ones that another cluster or database recorded. */
+extern int64 kpg_operations_count_foreign(void);
 
 /* NULL when it is gone or finished.  In the current context. */
 extern KpgOpenOperation *kpg_operations_load(const pg_uuid_t *id);

@@ -36,6 +36,10 @@ extern KpgSqlArg kpg_operations_text_arg(const char *value);	/* NULL is null */
 extern KpgSqlArg kpg_operations_uuid_arg(const pg_uuid_t *value);
 extern KpgSqlArg kpg_operations_arg(Oid type, Datum value);
 
+/* Where we are: columns system_identifier and database_oid. */
+extern KpgSqlArg kpg_operations_cluster_arg(void);
+extern KpgSqlArg kpg_operations_database_arg(void);
+
 /*
  * Run one constant statement inside a scope and return the number of rows;
  * expected is an SPI_OK_ code.  A limit of 0 means all rows.

@@ -14,6 +14,7 @@
 
 #include "operations.h"
 #include "operations_internal.h"
+#include "report.h"
 
 static const char *const state_names[KPG_STATE_COUNT] = {
 	[KPG_STATE_PENDING] = "pending",
@@ -145,6 +146,12 @@ states_arg(uint32 states)
 							  PointerGetDatum(construct_array(names, n, TEXTOID, -1, false, TYPALIGN_INT)));
 }
 
+static KpgSqlArg
+said_arg(const char *text, bool utf8)
+{
+	return kpg_operations_text_arg(text != NULL && utf8 ? kpg_report_text(text) : text);
+}
+
 /*
  * The one place that writes a state.  Inside a scope.  ordinal 0 is the
  * operation itself; keep_error is for operations, news for blobs.
@@ -166,11 +173,11 @@ move(const pg_uuid_t *id, int ordinal, KpgState to, bool keep_error, const KpgBl
 		: kpg_operations_text_arg(news->status_table),
 		kpg_operations_uuid_arg(id),
 		states_arg(from),
-		kpg_operations_text_arg(news->error_code),
-		kpg_operations_text_arg(news->failure_status),
-		kpg_operations_text_arg(news->details),
-		kpg_operations_text_arg(news->activity_id),
-		kpg_operations_text_arg(news->kusto_operation_id),
+		said_arg(news->error_code, news->utf8),
+		said_arg(news->failure_status, news->utf8),
+		said_arg(news->details, news->utf8),
+		said_arg(news->activity_id, news->utf8),
+		said_arg(news->kusto_operation_id, news->utf8),
 		kpg_operations_arg(INT4OID, Int32GetDatum(ordinal))
 	};
 
@@ -215,10 +222,10 @@ kpg_operations_tell_blob(const pg_uuid_t *id, int ordinal, const KpgBlobNews *ne
 			kpg_operations_uuid_arg(id),
 			kpg_operations_arg(INT4OID, Int32GetDatum(ordinal)),
 			kpg_operations_text_arg(news->status_table),
-			kpg_operations_text_arg(news->error_code),
-			kpg_operations_text_arg(news->failure_status),
-			kpg_operations_text_arg(news->details),
-			kpg_operations_text_arg(news->activity_id)
+			said_arg(news->error_code, news->utf8),
+			said_arg(news->failure_status, news->utf8),
+			said_arg(news->details, news->utf8),
+			said_arg(news->activity_id, news->utf8)
 		};
 
 		(void) kpg_operations_execute(tell_blob, args, lengthof(args), SPI_OK_UPDATE, 0);
@@ -235,11 +242,11 @@ kpg_operations_note(const pg_uuid_t *id, const KpgFailure *failure)
 	{
 		const KpgSqlArg args[] = {
 			kpg_operations_uuid_arg(id),
-			kpg_operations_text_arg(failure->error_code),
-			kpg_operations_text_arg(failure->message),
-			kpg_operations_text_arg(failure->details),
+			said_arg(failure->error_code, failure->utf8),
+			said_arg(failure->message, failure->utf8),
+			said_arg(failure->details, failure->utf8),
 			kpg_operations_text_arg(failure->hint),
-			kpg_operations_text_arg(failure->activity_id)
+			said_arg(failure->activity_id, failure->utf8)
 		};
 
 		(void) kpg_operations_execute(note_failure, args, lengthof(args), SPI_OK_UPDATE, 0);

@@ -5,7 +5,6 @@
  */
 #include "postgres.h"
 
-#include "access/xlog.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
@@ -23,16 +22,23 @@
 
 static const char select_staged[] =
 "SELECT o.id FROM kusto.operation o"
-" WHERE o.state = 'staged' AND o.system_identifier = $1"
-" AND NOT EXISTS (SELECT FROM unnest($2, $3) AS s (server, owner)"
+" WHERE o.finished_at IS NULL AND o.state = 'staged'"
+" AND o.system_identifier = $1 AND o.database_oid = $2"
+" AND NOT EXISTS (SELECT FROM unnest($3, $4) AS s (server, owner)"
 " WHERE s.server = o.server AND s.owner = o.owner)"
-" ORDER BY o.created_at, o.id LIMIT $4";
+" ORDER BY o.created_at, o.id LIMIT $5";
 
 static const char select_unfinished[] =
 "SELECT o.id, o.created_at FROM kusto.operation o"
-" WHERE o.state IN ('staged', 'posting', 'posted') AND o.system_identifier = $1"
-" AND (o.created_at, o.id) > ($2, $3)"
-" ORDER BY o.created_at, o.id LIMIT $4";
+" WHERE o.finished_at IS NULL AND o.state IN ('staged', 'posting', 'posted')"
+" AND o.system_identifier = $1 AND o.database_oid = $2"
+" AND (o.created_at, o.id) > ($3, $4)"
+" ORDER BY o.created_at, o.id LIMIT $5";
+
+static const char count_foreign[] =
+"SELECT count(*) FROM kusto.operation o"
+" WHERE o.finished_at IS NULL AND o.state IN ('staged', 'posting', 'posted')"
+" AND (o.system_identifier <> $1 OR o.database_oid <> $2)";
 
 static const char select_operation[] =
 "SELECT o.owner, o.server, o.database, o.table_name, o.table_command, o.state, o.blobs,"
@@ -81,12 +87,6 @@ kpg_operations_lock(void)
 	return KPG_TABLES_READY;
 }
 
-static KpgSqlArg
-system_identifier_arg(void)
-{
-	return kpg_operations_arg(INT8OID, Int64GetDatum((int64) GetSystemIdentifier()));
-}
-
 static pg_uuid_t *
 copy_uuid(MemoryContext context, uint64 row, int column)
 {
@@ -128,7 +128,8 @@ kpg_operations_staged(const KpgSkip *skip, int nskip, int limit)
 		}
 
 		const KpgSqlArg args[] = {
-			system_identifier_arg(),
+			kpg_operations_cluster_arg(),
+			kpg_operations_database_arg(),
 			kpg_operations_arg(TEXTARRAYOID,
 							   PointerGetDatum(construct_array(servers, nskip, TEXTOID, -1, false, TYPALIGN_INT))),
 			kpg_operations_arg(OIDARRAYOID,
@@ -155,7 +156,8 @@ kpg_operations_unfinished(KpgSweep *sweep, int limit)
 	kpg_operations_enter(&scope);
 	{
 		const KpgSqlArg args[] = {
-			system_identifier_arg(),
+			kpg_operations_cluster_arg(),
+			kpg_operations_database_arg(),
 			kpg_operations_arg(TIMESTAMPTZOID, TimestampTzGetDatum(from)),
 			kpg_operations_uuid_arg(sweep->begun ? &sweep->id : &first_uuid),
 			kpg_operations_arg(INT4OID, Int32GetDatum(limit))
@@ -174,6 +176,24 @@ kpg_operations_unfinished(KpgSweep *sweep, int limit)
 	}
 	kpg_operations_leave(&scope);
 	return ids;
+}
+
+int64
+kpg_operations_count_foreign(void)
+{
+	KpgSqlScope scope;
+	bool		isnull;
+	int64		n;
+
+	kpg_operations_enter(&scope);
+	{
+		const KpgSqlArg args[] = {kpg_operations_cluster_arg(), kpg_operations_database_arg()};
+
+		(void) kpg_operations_execute(count_foreign, args, lengthof(args), SPI_OK_SELECT, 0);
+		n = DatumGetInt64(kpg_operations_value(0, 1, &isnull));
+	}
+	kpg_operations_leave(&scope);
+	return n;
 }
 
 /* ---- one operation ---- */

@@ -224,16 +224,6 @@ check_path(const char *option, const KcUrl *url, char **path)
 }
 
 void
-kpg_options_check_uri(const char *option, const char *value, char **path)
-{
-	KcUrl		url;
-
-	parse_uri(option, value, &url);
-	check_secure(option, &url);
-	check_path(option, &url, path);
-}
-
-void
 kpg_options_check_cluster_uri(const char *option, const char *value, char **path)
 {
 	KcUrl		url;
@@ -248,6 +238,28 @@ kpg_options_check_cluster_uri(const char *option, const char *value, char **path
 						pnstrdup(url.host.data, url.host.len), option),
 				 errdetail("Tokens and data are only sent to hosts of Kusto and to the local machine."),
 				 errhint("A superuser can add the host's suffix to kusto_ingest.trusted_hosts.")));
+}
+
+/*
+ * The rest, whether a host of this machine may be asked, depends on the other
+ * options: check_authority().
+ */
+void
+kpg_options_check_login_uri(const char *option, const char *value, char **path)
+{
+	KcUrl		url;
+
+	parse_uri(option, value, &url);
+	check_secure(option, &url);
+	check_path(option, &url, path);
+	if (!kc_host_is_loopback(url.host) &&
+		!kc_kusto_login_trusted(url.host, kpg_options_trusted_hosts()))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("host \"%s\" of option \"%s\" is not a known login endpoint",
+						pnstrdup(url.host.data, url.host.len), option),
+				 errdetail("Client secrets are only sent to Microsoft's login endpoints."),
+				 errhint("A superuser can add the host to kusto_ingest.trusted_hosts.")));
 }
 
 static void
@@ -299,7 +311,7 @@ check_value(const OptionSpec *spec, const char *value)
 			kpg_options_check_cluster_uri(spec->name, value, NULL);
 			break;
 		case VALUE_LOGIN_URI:
-			kpg_options_check_uri(spec->name, value, NULL);
+			kpg_options_check_login_uri(spec->name, value, NULL);
 			break;
 		case VALUE_ANY_URI:
 			parse_uri(spec->name, value, &url);
@@ -410,6 +422,29 @@ check_mapping_set(List *options)
 				 errhint("Only superusers may define or alter a user mapping with this method.")));
 }
 
+static bool
+is_loopback(const char *uri)
+{
+	KcUrl		url;
+	KcError		err;
+
+	return kc_url_parse(kc_slice(uri), &url, &err) == KC_OK && kc_host_is_loopback(url.host);
+}
+
+/* Secrets for a cluster elsewhere are not given to whoever listens on this machine. */
+static void
+check_authority(List *options)
+{
+	KpgServerOptions server;
+
+	kpg_options_server(options, &server);
+	if (server.authority != NULL && is_loopback(server.authority) &&
+		!(is_loopback(server.engine_uri) && is_loopback(server.ingest_uri)))
+		ereport(ERROR,
+				(errcode(ERRCODE_FDW_INVALID_STRING_FORMAT),
+				 errmsg("invalid value for option \"authority\": it names this machine, and the cluster is another")));
+}
+
 Datum
 kusto_fdw_validator(PG_FUNCTION_ARGS)
 {
@@ -430,6 +465,7 @@ kusto_fdw_validator(PG_FUNCTION_ARGS)
 	if (catalog == ForeignServerRelationId)
 	{
 		check_server_set(options);
+		check_authority(options);
 		check_server_privileges(options);
 	}
 	else if (catalog == UserMappingRelationId)

@@ -19,13 +19,12 @@ typedef struct KpgConnectionString
 extern void kpg_options_parse_string(const char *text, KpgConnectionString *result);
 
 /*
- * Raises unless value is an https URI, or one of the loopback, without query.
- * Then *path gets its path, without slashes around it; NULL: there may be
- * none.  The error names the option and never repeats the value.
+ * Raise unless value is an https URI, or one of the loopback, without query,
+ * of a host that may be given tokens or client secrets.  Then *path gets its
+ * path, without slashes around it; path NULL: there may be none.  The error
+ * names option and host and never repeats the value.
  */
-extern void kpg_options_check_uri(const char *option, const char *value, char **path);
-
-/* Additionally raises unless the host is trusted with tokens. */
 extern void kpg_options_check_cluster_uri(const char *option, const char *value, char **path);
+extern void kpg_options_check_login_uri(const char *option, const char *value, char **path);
 
 #endif							/* KPG_OPTIONS_INTERNAL_H */

@@ -140,7 +140,7 @@ set_authority(KpgConnectionString *result, char *value, const char *keyword)
 
 	if (strstr(value, "://") == NULL)
 		refuse_identity(keyword, "tenant");
-	kpg_options_check_uri("connection_string", value, &path);
+	kpg_options_check_login_uri("connection_string", value, &path);
 	cut_path(value, path);
 	set_once(&result->authority, value, keyword);
 }

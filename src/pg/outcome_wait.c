@@ -46,6 +46,13 @@ look(const pg_uuid_t *id, bool *finished)
 				 errmsg("operation %s belongs to the current transaction", id_text(id)),
 				 errdetail("Its data is sent to Kusto after the commit."),
 				 errhint("COMMIT first, or use CALL kusto_ingest_and_wait().")));
+	if (outcome.foreign && !outcome.finished)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("operation %s was recorded by another cluster or database", id_text(id)),
+				 errdetail("This one is a copy, or was upgraded, and does not go on with it: its state stays \"%s\".",
+						   outcome.state),
+				 errhint("If this database has taken the other's place, adopt its operations as docs/operations.md tells.")));
 	*finished = outcome.finished;
 	return outcome.state;
 }

@@ -7,34 +7,64 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
+#include "catalog/namespace.h"
 #include "lib/stringinfo.h"
 #include "mb/pg_wchar.h"
 #include "utils/builtins.h"
 #include "utils/varlena.h"
 
+#include "compat.h"
 #include "report.h"
 
 /* As PostgreSQL's own "Perhaps you meant": not more than half may differ. */
 #define CLOSEST_MAX_DISTANCE	4
 #define CLOSEST_MAX_LENGTH		63
 
+/* Append what comes before the first character that cannot be converted. */
+static const char *
+append_converted(StringInfo text, const char *utf8, Oid conversion)
+{
+	size_t		len = strlen(utf8);
+	size_t		done;
+
+	if (OidIsValid(conversion))
+	{
+		enlargeStringInfo(text, (int) len * MAX_CONVERSION_GROWTH + 1);
+		done = kpg_compat_convert_some(conversion, PG_UTF8, GetDatabaseEncoding(), utf8, (int) len,
+									   text->data + text->len, text->maxlen - text->len);
+		text->len += (int) strlen(text->data + text->len);
+		return utf8 + done;
+	}
+	for (done = 0; done < len && !IS_HIGHBIT_SET(utf8[done]); done++)
+		;
+	appendBinaryStringInfo(text, utf8, (int) done);
+	return utf8 + done;
+}
+
 char *
 kpg_report_text(const char *utf8)
 {
-	char	   *text = pstrdup(utf8);
-	char	   *to = text;
+	int			encoding = GetDatabaseEncoding();
+	Oid			conversion = InvalidOid;
+	StringInfoData text;
 
-	if (GetDatabaseEncoding() == PG_UTF8 || GetDatabaseEncoding() == PG_SQL_ASCII)
-		return text;
-	for (const char *from = utf8; *from != '\0'; from++)
+	if (encoding == PG_UTF8 || encoding == PG_SQL_ASCII)
+		return pstrdup(utf8);
+	/* It is looked up in the catalogs. */
+	if (IsTransactionState())
+		conversion = FindDefaultConversionProc(PG_UTF8, encoding);
+	initStringInfo(&text);
+	for (;;)
 	{
-		/* Continuation bytes vanish, their first byte stands for them all. */
-		if (((unsigned char) *from & 0xC0) == 0x80)
-			continue;
-		*to++ = IS_HIGHBIT_SET(*from) ? '?' : *from;
+		utf8 = append_converted(&text, utf8, conversion);
+		if (*utf8 == '\0')
+			return text.data;
+		appendStringInfoChar(&text, '?');
+		do
+			utf8++;
+		while (((unsigned char) *utf8 & 0xC0) == 0x80);
 	}
-	*to = '\0';
-	return text;
 }
 
 char *
@@ -43,8 +73,8 @@ kpg_report_message(const KcError *err)
 	const char *what = err->what[0] != '\0' ? err->what : "no reason is known";
 
 	if (err->doing == NULL || err->doing[0] == '\0')
-		return kpg_report_text(what);
-	return kpg_report_text(psprintf("%s failed: %s", err->doing, what));
+		return pstrdup(what);
+	return psprintf("%s failed: %s", err->doing, what);
 }
 
 static void
@@ -99,7 +129,7 @@ kpg_report_detail(const KcError *err)
 		end_sentence(&text);
 	}
 	append_source(&text, err);
-	return text.len > 0 ? kpg_report_text(text.data) : NULL;
+	return text.len > 0 ? text.data : NULL;
 }
 
 static int
@@ -163,14 +193,14 @@ kpg_report_sqlstate(const KcError *err)
 void
 kpg_report(int elevel, const KcError *err)
 {
-	char	   *message = kpg_report_message(err);
+	char	   *message = kpg_report_text(kpg_report_message(err));
 	char	   *detail = kpg_report_detail(err);
 	char	   *hint = kpg_report_hint(err);
 
 	ereport(elevel,
 			(errcode(kpg_report_sqlstate(err)),
 			 errmsg_internal("%s", message),
-			 detail != NULL ? errdetail_internal("%s", detail) : 0,
+			 detail != NULL ? errdetail_internal("%s", kpg_report_text(detail)) : 0,
 			 hint != NULL ? errhint("%s", hint) : 0));
 }
 

@@ -37,8 +37,8 @@ extern void kpg_check(KcStatus status, const KcError *err);
 extern void kpg_report_target(const char *database, const char *principal);
 
 /*
- * The same texts for a row of an operation table; palloc'd in the current
- * context, NULL when there is nothing to say.
+ * The same texts one by one; palloc'd in the current context, NULL when there
+ * is nothing to say.  Message and detail are UTF-8, see kpg_report_text().
  */
 extern char *kpg_report_message(const KcError *err);
 extern char *kpg_report_detail(const KcError *err);
@@ -49,7 +49,8 @@ extern int	kpg_report_sqlstate(const KcError *err);
 /*
  * Text of the core or the service, which is UTF-8, in the server's encoding.
  * Never raises for a character that the server's encoding lacks: it becomes
- * '?'.  For messages, not for data.
+ * '?'; so does each that is not ASCII when no transaction is open.  For
+ * messages, not for data.
  */
 extern char *kpg_report_text(const char *utf8);
 

@@ -7,6 +7,8 @@
  */
 #include "postgres.h"
 
+#include "mb/pg_wchar.h"
+
 #include "../core/buf.h"
 #include "../core/text.h"
 #include "alloc.h"
@@ -16,11 +18,22 @@
 static char target_database[256];
 static char target_principal[512];
 
+/* Never ends within a character. */
+static void
+copy_clipped(char *to, int size, const char *from)
+{
+	int			len = from == NULL ? 0 : pg_mbcliplen(from, (int) strlen(from), size - 1);
+
+	if (len > 0)
+		memcpy(to, from, len);
+	to[len] = '\0';
+}
+
 void
 kpg_report_target(const char *database, const char *principal)
 {
-	strlcpy(target_database, database != NULL ? database : "", sizeof(target_database));
-	strlcpy(target_principal, principal != NULL ? principal : "", sizeof(target_principal));
+	copy_clipped(target_database, sizeof(target_database), database);
+	copy_clipped(target_principal, sizeof(target_principal), principal);
 }
 
 /*
@@ -39,7 +52,7 @@ refused_principal(const KcError *err)
 	end = strchr(start, '\'');
 	if (end == NULL || end == start)
 		return NULL;
-	return pnstrdup(start, (Size) (end - start));
+	return kpg_report_text(pnstrdup(start, (Size) (end - start)));
 }
 
 static char *

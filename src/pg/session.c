@@ -80,10 +80,11 @@ initialize(void)
 {
 	if (sessions_context != NULL)
 		return;
-	CacheRegisterSyscacheCallback(FOREIGNSERVEROID, invalidate, (Datum) 0);
-	CacheRegisterSyscacheCallback(USERMAPPINGOID, invalidate, (Datum) 0);
+	/* It may raise, and callbacks cannot be taken back. */
 	sessions_context = AllocSetContextCreate(TopMemoryContext, "kusto_ingest clients",
 											 ALLOCSET_SMALL_SIZES);
+	CacheRegisterSyscacheCallback(FOREIGNSERVEROID, invalidate, (Datum) 0);
+	CacheRegisterSyscacheCallback(USERMAPPINGOID, invalidate, (Datum) 0);
 }
 
 static ClientSettings
@@ -219,10 +220,10 @@ principal_of(const KpgMappingOptions *mapping)
 	return psprintf("aadapp=%s;%s", mapping->client_id, mapping->tenant);
 }
 
+/* seen: how many invalidations there were before server and mapping were read. */
 static SessionEntry *
-make_entry(ForeignServer *server, UserMapping *mapping, Oid userid)
+make_entry(ForeignServer *server, UserMapping *mapping, Oid userid, uint64 seen)
 {
-	uint64		seen = invalidations;
 	KpgServerOptions server_options;
 	KpgMappingOptions mapping_options;
 	KcClientConfig config;
@@ -268,12 +269,16 @@ make_entry(ForeignServer *server, UserMapping *mapping, Oid userid)
 KpgSession *
 kpg_session_acquire(Oid serverid, Oid userid)
 {
-	ForeignServer *server = GetForeignServer(serverid);
-	UserMapping *mapping = find_mapping(server, userid);
+	ForeignServer *server;
+	UserMapping *mapping;
 	SessionEntry *found = NULL;
+	uint64		seen;
 	dlist_iter	iter;
 
 	initialize();
+	seen = invalidations;
+	server = GetForeignServer(serverid);
+	mapping = find_mapping(server, userid);
 	sweep();
 	dlist_foreach(iter, &sessions)
 	{
@@ -287,7 +292,7 @@ kpg_session_acquire(Oid serverid, Oid userid)
 		}
 	}
 	if (found == NULL)
-		found = make_entry(server, mapping, userid);
+		found = make_entry(server, mapping, userid, seen);
 	else
 	{
 		KpgMappingOptions options;

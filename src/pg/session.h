@@ -28,6 +28,7 @@ typedef struct KpgSession
  * Find the server that an argument means: by name, or NULL for
  * kusto_ingest.default_server, else the only server of the wrapper that
  * userid may use; errors list the candidates.  Checks USAGE for userid.
+ * Within a security-definer function NULL raises.
  */
 extern Oid	kpg_session_server(const char *name, Oid userid);
 

@@ -9,6 +9,7 @@
 #include "catalog/pg_foreign_server.h"
 #include "foreign/foreign.h"
 #include "lib/stringinfo.h"
+#include "miscadmin.h"
 #include "utils/builtins.h"
 
 #include "compat.h"
@@ -127,6 +128,17 @@ kpg_session_server(const char *name, Oid userid)
 {
 	if (name != NULL)
 		return server_by_name(name, false, userid);
+
+	/*
+	 * Whoever calls the function sets the parameter, and can create servers:
+	 * neither may choose where its owner's data goes.
+	 */
+	if (InLocalUserIdChange())
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("a call without a server is not allowed within a security-definer function"),
+				 errdetail("The default would be a choice of the function's caller."),
+				 errhint("Pass server => ...")));
 	if (kpg_default_server != NULL && kpg_default_server[0] != '\0')
 		return server_by_name(kpg_default_server, true, userid);
 	return only_server(userid);

@@ -112,6 +112,20 @@ kpg_wait_drop(KcMux *mux)
 	free_if_unused(entry);
 }
 
+void
+kpg_wait_check(const KcMux *mux)
+{
+	MuxEntry   *entry = find_entry(mux);
+
+	Assert(entry != NULL);
+	if (entry->broken)
+		ereport(ERROR,
+				(errcode(ERRCODE_CONNECTION_FAILURE),
+				 errmsg("connections to Kusto were lost"),
+				 errdetail("An earlier failure inside this statement broke all connections of the process."),
+				 errhint("Run the statement again.")));
+}
+
 static void
 drive(void)
 {

@@ -33,6 +33,9 @@ extern KcMux *kpg_wait_mux(void);
 extern void kpg_wait_hold(KcMux *mux);
 extern void kpg_wait_drop(KcMux *mux);
 
+/* Raises when a mux that a client holds has broken: nobody drives it any more. */
+extern void kpg_wait_check(const KcMux *mux);
+
 /*
  * Drive the mux until *done, serving interrupts (which may raise).  False
  * when timeout_ms (-1: for ever) ran out first.

@@ -139,7 +139,8 @@ drain(void)
 	int64		now = kpg_worker_now_ms();
 	int64		deadline = now + DRAIN_MS;
 
-	while (kpg_worker_drain() && now < deadline)
+	kpg_worker_hold_back(true);
+	while (kpg_worker_is_posting() && now < deadline)
 	{
 		int64		due = kpg_worker_run();
 
@@ -150,15 +151,37 @@ drain(void)
 	}
 }
 
+/*
+ * With the guard, nothing has been staged that a look does not find.  The
+ * process keeps the guard until it ends, or until release_guard().
+ */
+static bool
+is_unneeded(void)
+{
+	guarding = kpg_worker_try_lock(KPG_WORKER_GUARD);
+	return guarding && kpg_worker_look(true) && kpg_worker_is_idle();
+}
+
+static void
+release_guard(void)
+{
+	if (guarding)
+		kpg_worker_unlock(KPG_WORKER_GUARD);
+	guarding = false;
+}
+
+/* A turn that fails in here has not left: guarded_turn() takes all back. */
 static void
 leave_database(void)
 {
-	bool		idle = kpg_worker_is_idle();
+	bool		unneeded;
 
 	ereport(DEBUG1, (errmsg_internal("kusto_ingest worker leaves the database to another session")));
 	drain();
+	unneeded = is_unneeded();
 	release_locks();
-	if (!idle)
+	release_guard();
+	if (!unneeded)
 		(void) kpg_worker_register(0);
 	proc_exit(0);
 }
@@ -173,14 +196,6 @@ obey_sigterm(void)
 					MyBgworkerEntry->bgw_type)));
 }
 
-static void
-release_guard(void)
-{
-	if (guarding)
-		kpg_worker_unlock(KPG_WORKER_GUARD);
-	guarding = false;
-}
-
 /*
  * End for want of work, unless a transaction that has staged something is
  * under way: it counts on us.
@@ -188,10 +203,7 @@ release_guard(void)
 static void
 end_if_unneeded(void)
 {
-	guarding = kpg_worker_try_lock(KPG_WORKER_GUARD);
-	if (!guarding)
-		return;
-	if (kpg_worker_look(true) && kpg_worker_is_idle())
+	if (is_unneeded())
 	{
 		/* In this order: worker_start.c tells why. */
 		release_locks();
@@ -214,6 +226,13 @@ pin_settings(void)
 		{"default_transaction_read_only", "off"},
 		{"default_transaction_isolation", "read committed"},
 		{"default_transaction_deferrable", "off"},
+
+		/*
+		 * What is told to Kusto must survive a crash: the record of an attempt,
+		 * and the transaction that staged it.  That may have committed
+		 * asynchronously, but its record lies before that of our claim.
+		 */
+		{"synchronous_commit", "on"},
 		{"session_replication_role", "origin"},
 		{"statement_timeout", "0"},
 		{"transaction_timeout", "0"},
@@ -242,6 +261,7 @@ typedef struct Loop
 	int64		database_ms;	/* next look whether somebody wants the database */
 	int64		end_ms;			/* next try to end; 0: there is work */
 	bool		woken;			/* something may have been staged */
+	bool		told_foreign;	/* the log has what will never be looked at */
 } Loop;
 
 static void
@@ -279,13 +299,15 @@ look(Loop *loop, int64 now)
 			leave_database();
 		loop->database_ms = now + DATABASE_CHECK_MS;
 	}
+	if (!loop->told_foreign)
+		loop->told_foreign = kpg_worker_tell_foreign();
 	if (now >= loop->look_ms)
 	{
 		loop->look_ms = now + (kpg_worker_look(true) ? kpg_naptime_ms : LOOK_AGAIN_MS);
 		/* One page of all that is open may be far from what is new. */
 		loop->woken = loop->woken || !kpg_worker_is_idle();
 	}
-	if (loop->woken && !kpg_worker_look(false))
+	if ((loop->woken || kpg_worker_more_staged()) && !kpg_worker_look(false))
 		loop->look_ms = Min(loop->look_ms, now + LOOK_AGAIN_MS);
 }
 
@@ -319,6 +341,8 @@ turn(Loop *loop)
 		look(loop, now);
 		due = kpg_worker_run();
 		due = Min(due, Min(loop->look_ms, loop->database_ms));
+		if (kpg_worker_more_staged())
+			due = 0;
 		watch_idleness(loop, now);
 		if (loop->end_ms != 0)
 			due = Min(due, loop->end_ms);
@@ -344,11 +368,13 @@ guarded_turn(Loop *loop, MemoryContext context)
 		EmitErrorReport();
 		FlushErrorState();
 		AbortOutOfAnyTransaction();
+		/* On its way out: without its locks it must not go on. */
+		if (terminated || !at_work)
+			proc_exit(1);
 		release_guard();
+		kpg_worker_hold_back(false);
 		pgstat_report_activity(STATE_IDLE, NULL);
 		loop->resume_ms = kpg_worker_now_ms() + ERROR_PAUSE_MS;
-		if (terminated)
-			proc_exit(1);
 		RESUME_INTERRUPTS();
 	}
 	PG_END_TRY();

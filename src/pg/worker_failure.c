@@ -34,11 +34,14 @@ kpg_worker_retry(KcRetry *retry, const KcError *err, int64 *due_ms)
 
 /*
  * Resources, operator intervention, locks, I/O and bugs may be over the next
- * time; a missing server or user mapping is what somebody wanted.
+ * time.  So may a missing server, user mapping or privilege: secrets are
+ * changed by DROP and CREATE, servers renamed, and what has committed waits.
  */
 static bool
 is_passing(int sqlerrcode)
 {
+	if (sqlerrcode == ERRCODE_UNDEFINED_OBJECT || sqlerrcode == ERRCODE_INSUFFICIENT_PRIVILEGE)
+		return true;
 	switch (ERRCODE_TO_CATEGORY(sqlerrcode))
 	{
 		case ERRCODE_TO_CATEGORY(ERRCODE_TRANSACTION_ROLLBACK):
@@ -90,12 +93,13 @@ kpg_worker_failure(WorkOperation *op, const KcError *err)
 	KpgFailure *failure = palloc0(sizeof(KpgFailure));
 	const char *principal = op->session != NULL ? op->session->principal : NULL;
 
-	failure->error_code = err->code[0] != '\0' ? kpg_report_text(err->code)
+	failure->utf8 = true;
+	failure->error_code = err->code[0] != '\0' ? pstrdup(err->code)
 		: pstrdup(unpack_sql_state(kpg_report_sqlstate(err)));
 	failure->message = kpg_report_message(err);
 	failure->details = without_code(kpg_report_detail(err), failure->error_code);
 	failure->hint = kpg_report_hint_for(err, op->row->database, principal);
-	failure->activity_id = err->activity_id[0] != '\0' ? kpg_report_text(err->activity_id) : NULL;
+	failure->activity_id = err->activity_id[0] != '\0' ? pstrdup(err->activity_id) : NULL;
 	MemoryContextSwitchTo(old);
 	return failure;
 }

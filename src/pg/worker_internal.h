@@ -89,6 +89,7 @@ typedef struct WorkLane
 	Oid			owner;
 	int			noperations;
 	int			nwaiting;		/* of them not yet claimed */
+	bool		skipped;		/* by the last look at staged ones: enough waiting */
 	int			nposting;		/* posts and commands begun, also between tries */
 	int			npolling;		/* polls under way */
 } WorkLane;
@@ -157,6 +158,15 @@ extern dlist_head kpg_worker_operations;
  */
 extern bool kpg_worker_look(bool everything);
 
+/* Did the last look leave staged operations for which there is room now? */
+extern bool kpg_worker_more_staged(void);
+
+/*
+ * Tell the server log of open operations that another cluster or database has
+ * recorded.  False when that was not possible.
+ */
+extern bool kpg_worker_tell_foreign(void);
+
 /* Is nothing in memory, and did the last full look find nothing either? */
 extern bool kpg_worker_is_idle(void);
 
@@ -166,11 +176,14 @@ extern void kpg_worker_forget_all(void);
 
 /* worker_work.c */
 
-/*
- * Begin nothing any more.  True while posts are under way, or their results
- * not yet written.
- */
-extern bool kpg_worker_drain(void);
+/* Begin nothing any more, or do again. */
+extern void kpg_worker_hold_back(bool hold);
+
+/* Are posts under way, or their results not yet written? */
+extern bool kpg_worker_is_posting(void);
+
+/* Has it tasks under way? */
+extern bool kpg_worker_has_tasks(const WorkOperation *op);
 
 /* Do all that can be done now; when there will be more, by kpg_worker_now_ms(). */
 extern int64 kpg_worker_run(void);

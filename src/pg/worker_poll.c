@@ -215,6 +215,7 @@ decide_end(WorkOperation *op, WorkBlob *blob, const KcStatusTask *task, KpgState
 
 	change->to = to;
 	change->by_post = true;
+	change->news.utf8 = true;
 	if (task->operation_id[0] != '\0')
 		change->news.kusto_operation_id = pstrdup(task->operation_id);
 	if (task->activity_id[0] != '\0')
@@ -224,17 +225,18 @@ decide_end(WorkOperation *op, WorkBlob *blob, const KcStatusTask *task, KpgState
 
 	failure = blob_failure(op, blob, to == KPG_STATE_FAILED ? "Kusto could not ingest the data"
 						   : "Kusto ingested a part of the data only");
+	failure->utf8 = true;
 	if (task->error_code[0] != '\0')
-		failure->error_code = kpg_report_text(task->error_code);
+		failure->error_code = pstrdup(task->error_code);
 	if (task->details[0] != '\0')
-		failure->details = kpg_report_text(task->details);
+		failure->details = pstrdup(task->details);
 	failure->hint = hint_for(op, task);
 	failure->activity_id = change->news.activity_id;
 	change->failure = failure;
 	change->news.error_code = failure->error_code;
 	change->news.details = failure->details;
 	if (task->failure_status[0] != '\0')
-		change->news.failure_status = kpg_report_text(task->failure_status);
+		change->news.failure_status = pstrdup(task->failure_status);
 }
 
 /*
@@ -311,7 +313,9 @@ decide(WorkOperation *op, WorkBlob *blob, const KcStatusTask *task)
 			decide_end(op, blob, task, KPG_STATE_SKIPPED);
 			break;
 		case KC_OUTCOME_QUEUED:
-			decide_unknown(op, blob, "Kusto does not report on the data");
+			decide_unknown(op, blob, blob->in_doubt
+						   ? "Kusto may have got the message, and does not report on the data"
+						   : "Kusto does not report on the data");
 			break;
 		case KC_OUTCOME_PENDING:
 		case KC_OUTCOME_MISSING:

@@ -151,6 +151,7 @@ decide_failure(WorkOperation *op, WorkBlob *blob, const KcError *err, bool perha
 		return;
 	}
 	change->to = KPG_STATE_FAILED;
+	change->news.utf8 = change->failure->utf8;
 	change->news.error_code = change->failure->error_code;
 	change->news.details = change->failure->message;
 	change->news.activity_id = change->failure->activity_id;

@@ -20,6 +20,7 @@
 #include "utils/syscache.h"
 #include "utils/uuid.h"
 
+#include "report.h"
 #include "worker_internal.h"
 
 #define TASKS_MAX			64
@@ -28,7 +29,7 @@
 
 static int	ntasks;
 static bool run_again;			/* room was made for what could not begin */
-static bool draining;
+static bool holding_back;
 
 int64
 kpg_worker_now_ms(void)
@@ -39,7 +40,7 @@ kpg_worker_now_ms(void)
 bool
 kpg_worker_may_begin(void)
 {
-	return ntasks < TASKS_MAX && !draining;
+	return ntasks < TASKS_MAX && !holding_back;
 }
 
 void
@@ -58,12 +59,17 @@ kpg_worker_task_ends(KcTask *task)
 	run_again = true;
 }
 
+void
+kpg_worker_hold_back(bool hold)
+{
+	holding_back = hold;
+}
+
 bool
-kpg_worker_drain(void)
+kpg_worker_is_posting(void)
 {
 	dlist_iter	iter;
 
-	draining = true;
 	dlist_foreach(iter, &kpg_worker_operations)
 	{
 		const WorkOperation *op = dlist_container(WorkOperation, node, iter.cur);
@@ -179,17 +185,19 @@ log_end(const WorkOperation *op, KpgState state, const KpgFailure *failure)
 {
 	bool		well = state == KPG_STATE_SUCCEEDED || state == KPG_STATE_SKIPPED;
 	char	   *id = DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(&op->row->id)));
+	const char *reason = failure != NULL ? failure->message : NULL;
 
+	if (reason != NULL && failure->utf8)
+		reason = kpg_report_text(reason);
 	ereport(well ? DEBUG1 : LOG,
 			(errmsg("kusto_ingest operation %s to table \"%s\" of server \"%s\": %s",
 					id, op->row->table_name, op->row->server, kpg_operations_state_name(state)),
-			 failure != NULL && failure->message != NULL ?
-			 errdetail_internal("%s", failure->message) : 0));
+			 reason != NULL ? errdetail_internal("%s", reason) : 0));
 	pfree(id);
 }
 
-static bool
-has_tasks(const WorkOperation *op)
+bool
+kpg_worker_has_tasks(const WorkOperation *op)
 {
 	if (op->command != NULL)
 		return true;
@@ -204,7 +212,7 @@ has_tasks(const WorkOperation *op)
 static void
 drop_stale_session(WorkOperation *op)
 {
-	if (!op->session_stale || has_tasks(op))
+	if (!op->session_stale || kpg_worker_has_tasks(op))
 		return;
 	kpg_session_release(op->session);
 	op->session = NULL;
@@ -265,7 +273,11 @@ give_up_body(void *arg)
 {
 	Write	   *write = arg;
 	const KpgOpenOperation *row = write->op->row;
-	KpgBlobNews news = {.error_code = write->failure->error_code, .details = write->failure->message};
+	KpgBlobNews news = {
+		.utf8 = write->failure->utf8,
+		.error_code = write->failure->error_code,
+		.details = write->failure->message
+	};
 
 	if (row->state == KPG_STATE_STAGED && !kpg_operations_claim(&row->id))
 	{
@@ -292,7 +304,7 @@ kpg_worker_give_up(WorkOperation *op, const KpgFailure *failure)
 	Write		write = {.op = op, .failure = failure, .settled = op->row->state};
 	KpgUnitResult result;
 
-	Assert(!has_tasks(op));
+	Assert(!kpg_worker_has_tasks(op));
 	result = kpg_worker_unit("recording a failed export", give_up_body, &write, NULL);
 	if (result != KPG_UNIT_DONE)
 	{
@@ -328,9 +340,10 @@ acquire_body(void *arg)
 	WorkOperation *op = arg;
 	Oid			owner = op->row->owner;
 
+	/* The code is that of a login by a role that does not exist; it is final. */
 	if (!SearchSysCacheExists1(AUTHOID, ObjectIdGetDatum(owner)))
 		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				(errcode(ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION),
 				 errmsg("the role that asked for the export, with OID %u, does not exist any more", owner)));
 	/* Released by whoever forgets the operation, also if this rolls back. */
 	op->session = kpg_session_acquire(kpg_session_server(op->row->server, owner), owner);

@@ -495,7 +495,8 @@ server_serve(ServerConnection *c)
 		rule = (ServerRule) {.action = SERVER_RESET};
 	else
 		rule = server_choose(c->server, &request);
-	server_log(c->server, &request, rule.action == SERVER_REPLY ? (rule.status ? rule.status : 200) : 0);
+	server_log(c->server, &request, rule.action != SERVER_REPLY && rule.action != SERVER_DRIP ? 0
+			   : rule.status != 0 ? rule.status : 200);
 	go_on = server_act(c, &rule);
 	server_count_open(c->server, -1);
 	return go_on;

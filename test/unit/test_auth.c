@@ -158,11 +158,71 @@ test_client_secret(void)
 	h.moved_ms += (3599 - 200) * 1000;
 	server_rule_first(&server, (ServerRule) {.method = "POST",.status = 500});
 	is(get_token(&f, &err), KC_OK, "while the old one lasts, a failure hurts nobody");
+	is(server_count(&server, "POST", NULL), 3, "and is not insisted on");
 	ok(kc_auth_token(f.auth, &token), "the old one is used");
-	h.moved_ms += 200 * 1000;
+	h.moved_ms += 190 * 1000;
+	is(get_token(&f, &err), KC_OK, "also shortly before its end");
+	h.moved_ms += 11 * 1000;
+	ok(!kc_auth_token(f.auth, &token), "but not a moment longer");
 	is(get_token(&f, &err), KC_ERR_SERVICE, "after its end it does");
 	ok(!kc_auth_token(f.auth, &token), "and there is none");
 	end(&f);
+}
+
+/* One renews the token, the others use the old one as long as it lasts. */
+static void
+test_due(void)
+{
+	KcAuthConfig config = secret_config();
+	Fixture		f;
+	KcToken		token;
+	KcError		err;
+	Wait		wait;
+
+	server_clear(&server);
+	serve_metadata(METADATA);
+	serve_token("{\"expires_in\":3600,\"access_token\":\"token-1\"}");
+	make(&f, &config, NULL);
+	must(get_token(&f, &err) == KC_OK);
+	h.moved_ms += 3400 * 1000;
+	server_rule_first(&server, (ServerRule) {.method = "POST",.action = SERVER_STALL});
+	ok(!kc_auth_token(f.auth, &token), "a token is due");
+	begin_wait(&f, &wait);
+	ok(kc_auth_token(f.auth, &token), "for the first who wants one");
+	is_slice(token.text, "token-1", "the others use the old one");
+	ok(kc_auth_reject(f.auth, token.generation) && !kc_auth_token(f.auth, &token), "unless it was rejected");
+	end(&f);
+
+	/* nor does the first wait for long */
+	config.request_timeout_ms = 500;
+	server_clear(&server);
+	serve_metadata(METADATA);
+	server_rule(&server, (ServerRule) {.method = "POST",.skip = 1,.action = SERVER_STALL});
+	serve_token("{\"expires_in\":3600,\"access_token\":\"token-1\"}");
+	make(&f, &config, NULL);
+	must(get_token(&f, &err) == KC_OK);
+	h.moved_ms += 3400 * 1000;
+	is(get_token(&f, &err), KC_OK, "an endpoint that is silent");
+	is(server_count(&server, "POST", NULL), 2, "is asked once while the old token lasts");
+	end(&f);
+}
+
+/* request_timeout is for queries; nobody waits minutes for a token. */
+static void
+test_try_timeout(void)
+{
+	KcAuthConfig config = secret_config();
+	KcCloudInfo cloud = {.login_endpoint = "https://login.example",.resource = "https://kusto.example"};
+	KcTokenRequest request;
+	KcError		err;
+
+	is(kc_auth_try_timeout_ms(240000), 30000, "30 seconds at the most");
+	is(kc_auth_try_timeout_ms(0), 30000, "also where requests have no limit");
+	is(kc_auth_try_timeout_ms(1000), 1000, "or less");
+	config.request_timeout_ms = 240000;
+	must(kc_token_request_build(&kc_alloc_malloc, &config, &cloud, &request, &err) == KC_OK);
+	is(request.http.timeout_ms, 30000, "of a token request");
+	kc_token_request_free(&request);
 }
 
 static void
@@ -351,7 +411,65 @@ test_second_host(void)
 	kc_cloud_free(cloud);
 }
 
+/* A cluster of which but one host is this one does not lead to this one's ports. */
+static void
+test_half_loopback(void)
+{
+	KcCloudConfig config = {
+		.uris = {server.origin, "https://ingest-c.kusto.windows.net"},.http = &http_config,
+		.request_timeout_ms = 2000,.retry_total_ms = 2000
+	};
+	KcCloud    *cloud;
+	KcError		err;
+	Wait		wait = {.waiter = {.ready = on_ready,.arg = &wait}};
+
+	server_clear(&server);
+	serve_metadata(METADATA);
+	kc_error_clear(&wait.error);
+	must(kc_cloud_create(&kc_alloc_malloc, h.mux, &config, &cloud, &err) == KC_OK);
+	must(kc_cloud_wait(cloud, &wait.waiter, &err) == KC_OK);
+	(void) harness_until(&h, &wait.done);
+	is(wait.error.status, KC_ERR_REFUSED, "a login endpoint on this host, for a cluster that is elsewhere, too");
+	kc_cloud_free(cloud);
+}
+
 /* ---- managed identity ---- */
+
+/* The environment's header is a secret between this host and its own endpoint. */
+static void
+test_identity_secret(void)
+{
+	KcAuthConfig config = {
+		.method = KC_AUTH_MANAGED_IDENTITY,.http = &http_config,.request_timeout_ms = 5000,
+		.retry_total_ms = 10000
+	};
+	char		endpoint[128];
+	Fixture		f;
+	KcError		err;
+
+	snprintf(endpoint, sizeof(endpoint), "%s/own", server.origin);
+	setenv("IDENTITY_ENDPOINT", endpoint, 1);
+	setenv("IDENTITY_HEADER", "host-secret", 1);
+	server_clear(&server);
+	serve_metadata(METADATA);
+	server_rule(&server, (ServerRule) {.target = "/own",.status = 400,.body =
+				"{\"error\":\"x\",\"error_description\":\"no such header: host-secret\"}"});
+	server_rule(&server, (ServerRule) {.target = "/other",.body = "{\"expires_in\":60,\"access_token\":\"t\"}"});
+	make(&f, &config, NULL);
+	is(get_token(&f, &err), KC_ERR_AUTH, "the environment's endpoint refuses");
+	is_str(server_header(server_nth(&server, "GET", "/own", 0), "X-IDENTITY-HEADER"), "host-secret", "its header");
+	ok(strstr(err.detail, "no such header") && !strstr(err.detail, "host-secret"), "and the error does not tell it");
+	end(&f);
+
+	snprintf(endpoint, sizeof(endpoint), "%s/other", server.origin);
+	config.identity_endpoint = endpoint;
+	make(&f, &config, NULL);
+	is(get_token(&f, &err), KC_OK, "another endpoint than the environment's");
+	ok(server_header(server_nth(&server, "GET", "/other", 0), "X-IDENTITY-HEADER") == NULL, "is not sent that header");
+	end(&f);
+	unsetenv("IDENTITY_ENDPOINT");
+	unsetenv("IDENTITY_HEADER");
+}
 
 static void
 test_managed_identity(void)
@@ -408,6 +526,8 @@ test_managed_identity(void)
 		end(&f);
 	}
 
+	test_identity_secret();
+
 	config.identity_endpoint = "https://identity.evil.example/token";
 	make(&f, &config, NULL);
 	server_clear(&server);
@@ -442,6 +562,9 @@ test_answer(void)
 		{"{\"access_token\":\"t\",\"expires_on\":\"2026-09-01T12:11:12Z\"}", 7200, 6900},
 		{"{\"access_token\":\"t\",\"expires_on\":\"2026-09-01T14:11:12+02:00\"}", 7200, 6900},
 		{"{\"access_token\":\"t\",\"expires_on\":\"soon\"}", 600, 300},
+		{"{\"access_token\":\"t\",\"expires_on\":-9223372036854775807}", 600, 300},
+		{"{\"access_token\":\"t\",\"expires_on\":9223372036854775807}", 600, 300},
+		{"{\"access_token\":\"t\",\"expires_on\":\"9223372036854775807\"}", 600, 300},
 		{"{\"access_token\":\"t\"}", 600, 300},
 		{"{\"access_token\":\"t\",\"expires_in\":99999999999}", 172800, 172500},
 	};
@@ -575,10 +698,13 @@ main(void)
 	server_start(&server);
 	harness_start(&h, &kc_alloc_malloc, NULL);
 	test_client_secret();
+	test_due();
+	test_try_timeout();
 	test_reject();
 	test_refusals();
 	test_metadata();
 	test_second_host();
+	test_half_loopback();
 	test_managed_identity();
 	test_answer();
 	test_principal();

@@ -283,6 +283,39 @@ test_gzip(void)
 
 /* ---- what is tried again ---- */
 
+/* ---- proxies ---- */
+
+static void
+test_proxy_refuses(void)
+{
+	static const struct
+	{
+		int			status;
+		bool		permanent;
+	}			rows[] = {{403, true}, {407, true}, {502, false}};
+
+	config.proxy = server.origin;
+	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++)
+	{
+		KcHttp	   *http;
+		char		what[64];
+
+		server_clear(&server);
+		server_rule(&server, (ServerRule) {.method = "CONNECT",.status = rows[i].status});
+		http = run((KcHttpRequest) {.method = "POST",.url = kc_slice("https://cluster.example/x"),
+				   .body = kc_slice("b"),.retry = &four_tries,.flags = KC_HTTP_ONCE});
+		snprintf(what, sizeof(what), "the proxy refuses (HTTP status %d)", rows[i].status);
+		is(http->error.status, KC_ERR_NETWORK, "a proxy that refuses");
+		is_str(http->error.what, what, "is told");
+		is(http->error.advice, KC_ADVICE_PROXY, "with advice");
+		is(http->error.http_status, 0, "and not taken for the host's answer");
+		ok(!http->error.after_send, "nothing was sent to the host");
+		is(server_count(&server, "CONNECT", NULL), rows[i].permanent ? 1 : 4, "tries");
+		kc_http_free(http);
+	}
+	config.proxy = NULL;
+}
+
 typedef struct MatrixRow
 {
 	int			http_status;
@@ -306,7 +339,8 @@ static const MatrixRow matrix[] = {
 	{502, KC_ERR_SERVICE, true, false},
 	{503, KC_ERR_SERVICE, true, true},
 	{504, KC_ERR_SERVICE, true, false},
-	{520, KC_ERR_SERVICE, true, true},
+	{505, KC_ERR_REFUSED, false, false},
+	{520, KC_ERR_SERVICE, true, false},
 };
 
 static void
@@ -538,6 +572,7 @@ main(void)
 	test_policy();
 	test_limits();
 	test_gzip();
+	test_proxy_refuses();
 	test_matrix();
 	test_broken_connections();
 	test_dead_connection();

@@ -434,6 +434,10 @@ test_faults(void)
 	}
 }
 
+/* The ids of blocks are eight digits in base64. */
+#define BLOCK_0 "comp=block&blockid=MDAwMDAwMDA"
+#define BLOCK_1 "comp=block&blockid=MDAwMDAwMDE"
+
 /* From the sixth block on the first SAS has expired; all in flight have it. */
 static void
 test_expired_sas(void)
@@ -450,6 +454,74 @@ test_expired_sas(void)
 	check_blobs(&export, 1500);
 	is(server_count(&server, NULL, "/v1/rest/mgmt"), 4, "the resources were fetched twice");
 	ok(server_count(&server, "PUT", "&sv=2021") > 5, "and the new SAS was used");
+	end(&export);
+	kc_client_free(client);
+}
+
+/*
+ * Two blocks under way to a container that the blob could still leave.  One is
+ * stored while the other meets a busy server for longer than a blob that can
+ * move would wait: from then on there is nowhere to move to, only to wait.
+ */
+static void
+test_bound_while_busy(void)
+{
+	KcClient   *client = service_client(&h, &server);
+	KcIngestOptions options = small_options();
+	Export		export;
+
+	service_rules(&server);
+	server_rule_first(&server, (ServerRule) {.target = BLOCK_0,.status = 201,.action = SERVER_DRIP,.body = "slow"});
+	server_rule_first(&server, (ServerRule) {.target = BLOCK_1,.times = 3,.status = 503,.action = SERVER_DRIP,.body = "busy"});
+	run(&export, client, &options, 1500);
+	check_blobs(&export, 1500);
+	is(server_count(&server, "PUT", BLOCK_0), 1, "the block that was stored is not sent again");
+	is(server_count(&server, "PUT", BLOCK_1), 4, "the other is, until it is stored");
+	end(&export);
+	kc_client_free(client);
+}
+
+static void
+test_long_retry_after(void)
+{
+	KcClient   *client = service_client(&h, &server);
+	KcIngestOptions options = small_options();
+	int64_t		start_ms = harness_now_ms(&h);
+	Export		export;
+
+	service_rules(&server);
+	server_rule_first(&server, (ServerRule) {.method = "PUT",.times = 1,.status = 503,.headers = "Retry-After: 3600\r\n"});
+	run(&export, client, &options, 5);
+	check_blobs(&export, 5);
+	ok(harness_now_ms(&h) - start_ms < 5000, "an account that asks for an hour is passed over at once");
+	end(&export);
+	kc_client_free(client);
+}
+
+#define ONLY_CONTAINER(path) \
+	SERVICE_TABLE(SERVICE_COLUMN("ResourceTypeName", "string") "," SERVICE_COLUMN("StorageRoot", "string"), \
+				  SERVICE_RESOURCE("TempStorage", path, SERVICE_SAS) "," \
+				  SERVICE_RESOURCE("SecuredReadyForAggregationQueue", "/acct1/q1", SERVICE_SAS))
+
+/* What is on its way to the old container is not part of the blob in the new one. */
+static void
+test_container_replaced(void)
+{
+	KcClient   *client = service_client(&h, &server);
+	KcIngestOptions options = small_options();
+	Export		export;
+
+	service_rules(&server);
+	server_rule_first(&server, (ServerRule) {.target = "/v1/rest/mgmt",.body_part = ".get ingestion resources",
+					  .body = ONLY_CONTAINER("/acct2/c3")});
+	server_rule_first(&server, (ServerRule) {.target = "/v1/rest/mgmt",.body_part = ".get ingestion resources",
+					  .times = 1,.body = ONLY_CONTAINER("/acct1/c1")});
+	server_rule_first(&server, (ServerRule) {.target = "/acct1/c1/",.status = 201,.action = SERVER_DRIP,.body = "slow slow slow"});
+	server_rule_first(&server, (ServerRule) {.target = BLOCK_1,.times = 1,.status = 403});
+	run(&export, client, &options, 1500);
+	check_blobs(&export, 1500);
+	ok(export.status != KC_OK || strstr(kc_ingest_blob(export.ingest, 0)->url, "/acct2/c3/") != NULL,
+	   "a blob goes to the container that took the place of its own");
 	end(&export);
 	kc_client_free(client);
 }
@@ -689,6 +761,9 @@ main(void)
 	test_split();
 	test_faults();
 	test_expired_sas();
+	test_bound_while_busy();
+	test_long_retry_after();
+	test_container_replaced();
 	test_single_blob_moves();
 	test_no_resources();
 	test_large_message();

@@ -204,6 +204,30 @@ test_iterate(void)
 }
 
 /* Nonsense made by hand must not be read beyond its end. */
+/* Where a string ends is a matter of how many backslashes stand before the quote. */
+static void
+test_ends_of_strings(void)
+{
+	static const char *const strings[] = {
+		"\"\"", "\"\\\\\"", "\"\\\"\"", "\"\\\\\\\"\"", "\"\\\\\\\\\"", "\"a\\\"b\\\"\\\\\"",
+		"\"\\\"\\\"\\\"\"", "\"}]{[,:\"",
+	};
+	char		text[256];
+
+	for (size_t i = 0; i < sizeof(strings) / sizeof(strings[0]); i++)
+	{
+		KcJsonIter	it;
+		KcJsonValue value;
+
+		snprintf(text, sizeof(text), "[[{\"k\":%s}],%s,1]", strings[i], strings[i]);
+		kc_json_iter(&it, parse(text));
+		ok(kc_json_next(&it, &value) && value.type == KC_JSON_ARRAY, "a container with %s", strings[i]);
+		must(kc_json_next(&it, &value));
+		is_slice(value.raw, strings[i], "the string itself");
+		ok(kc_json_next(&it, &value) && kc_slice_eq(value.raw, kc_slice("1")), "and what follows it");
+	}
+}
+
 static void
 test_broken(void)
 {
@@ -404,6 +428,7 @@ main(void)
 	test_valid();
 	test_depth();
 	test_iterate();
+	test_ends_of_strings();
 	test_broken();
 	test_strings();
 	test_scalars();

@@ -93,6 +93,23 @@ test_create(void)
 	};
 	KcClientConfig config = service_config(&server);
 	KcClient   *client;
+	static const char *const trusted[] = {".login.example", NULL};
+	static const struct
+	{
+		const char *authority;
+		bool		loopback;	/* the cluster */
+		const char *const *trusted;
+		bool		fine;
+	}			authorities[] = {
+		{"https://login.microsoftonline.us", false, NULL, true},
+		{"https://evil.example", false, NULL, false},
+		{"https://evil.example", true, NULL, false},
+		{"https://evil.kusto.windows.net", false, NULL, false},
+		{"https://a.login.example", false, trusted, true},
+		{"http://a.login.example", false, trusted, false},
+		{"http://127.0.0.1:8080", true, NULL, true},
+		{"http://127.0.0.1:8080", false, NULL, false},
+	};
 	KcError		err;
 	FailAlloc	fa;
 
@@ -109,6 +126,24 @@ test_create(void)
 	config.authority = "http://login.microsoftonline.com";
 	is(kc_client_create(&kc_alloc_malloc, h.mux, &config, &client, &err), KC_ERR_INVALID,
 	   "an authority without TLS");
+	for (size_t i = 0; i < sizeof(authorities) / sizeof(authorities[0]); i++)
+	{
+		config = service_config(&server);
+		if (!authorities[i].loopback)
+		{
+			config.engine_uri = "https://c.kusto.windows.net";
+			config.ingest_uri = "https://ingest-c.kusto.windows.net";
+		}
+		config.authority = authorities[i].authority;
+		config.trusted_hosts = authorities[i].trusted;
+		is(kc_client_create(&kc_alloc_malloc, h.mux, &config, &client, &err),
+		   authorities[i].fine ? KC_OK : KC_ERR_INVALID, authorities[i].authority);
+		if (!authorities[i].fine)
+			ok(err.permanent && err.advice == (strncmp(config.authority, "https", 5) == 0
+											   ? KC_ADVICE_UNTRUSTED_HOST : KC_ADVICE_CHECK_AUTHORITY),
+			   "with advice");
+		kc_client_free(client);
+	}
 	is(server_count(&server, NULL, NULL), 0, "nothing was sent for any of these");
 
 	config = service_config(&server);
@@ -296,6 +331,29 @@ static const ErrorRow error_rows[] = {
 	KC_ADVICE_NOT_KUSTO, "", ""},
 };
 
+/* The token that was sent is kept out, whatever the cache holds when the answer comes. */
+static void
+test_expired_token_in_error(void)
+{
+	KcClient   *client = service_client(&h, &server);
+	KcRequestTask *task;
+	KcError		err;
+
+	service_rules(&server);
+	server_rule_first(&server, (ServerRule) {.target = "/v2/rest/query",.status = 400,.action = SERVER_DRIP,
+					  .body = "{\"error\":{\"code\":\"x\",\"message\":\"odd: bearer-secret-1\"}}"});
+	must(kc_kusto_request_start(client, KC_ENDPOINT_ENGINE_QUERY, KC_SLICE_NULL, kc_slice("T"), true,
+								10000, &task, &err) == KC_OK);
+	while (server_count(&server, NULL, "/v2/rest/query") == 0)
+		harness_turn(&h, 20);
+	h.moved_ms += 2 * 3600 * 1000;
+	(void) harness_until(&h, &task->task.done);
+	ok(strstr(task->task.error.detail, "odd") != NULL, "an answer to a token that has expired meanwhile");
+	ok(service_keeps_secrets(&task->task.error), "does not tell it");
+	kc_task_free(&task->task);
+	kc_client_free(client);
+}
+
 static void
 test_errors(void)
 {
@@ -422,6 +480,7 @@ main(void)
 	test_create();
 	test_request();
 	test_401();
+	test_expired_token_in_error();
 	test_errors();
 	test_once();
 	test_out_of_memory();

@@ -129,7 +129,6 @@ test_post_faults(void)
 	}			rows[] = {
 		{"a busy queue", {.target = "/messages?",.times = 1,.status = 503}, KC_OK, true, 2},
 		{"a queue that is always busy", {.target = "/q1/messages?",.status = 503}, KC_OK, true, 0},
-		{"a queue that breaks before", {.target = "/messages?",.times = 1,.action = SERVER_RESET_EARLY}, KC_OK, true, 0},
 		{"a queue that breaks after", {.target = "/messages?",.action = SERVER_RESET}, KC_ERR_NETWORK, true, 1},
 		{"a queue that never answers", {.target = "/messages?",.action = SERVER_STALL}, KC_ERR_TIMEOUT, true, 1},
 		{"a queue that failed somehow", {.target = "/messages?",.status = 500}, KC_ERR_SERVICE, true, 1},
@@ -168,6 +167,13 @@ test_post_faults(void)
 }
 
 static void
+ignore(KcWaiter *waiter, const KcError *err)
+{
+	(void) waiter;
+	(void) err;
+}
+
+static void
 test_row_faults(void)
 {
 	KcClient   *client = service_client(&h, &server);
@@ -192,12 +198,100 @@ test_row_faults(void)
 	kc_task_free(&task->task);
 
 	service_rules(&server);
+	server_rule_first(&server, (ServerRule) {.target = "/status",.times = 1,.status = 409,.body =
+					  "{\"odata.error\":{\"code\":\"TableBeingDeleted\"}}"});
+	task = post(client, &request);
+	is(task->task.error.status, KC_OK, "a table that is being deleted has no row");
+	is(server_count(&server, "POST", "/status"), 2, "so another table gets it");
+	ok(task->status_row_written && strstr(server_nth(&server, "POST", "/status", 1)->target,
+										  strrchr(task->status_table, '/')), "and is told");
+	kc_task_free(&task->task);
+	kc_client_free(client);
+
+	client = service_client(&h, &server);
+
+	service_rules(&server);
 	request.blob_url = kc_slice("https://gone.blob.core.windows.net/c/b.csv.gz");
 	task = post(client, &request);
 	is(task->task.error.status, KC_ERR_NOT_FOUND, "a container that is gone");
 	is_str(task->task.error.host, "gone.blob.core.windows.net", "is named");
-	is(server_count(&server, NULL, "/v1/rest/mgmt"), 2, "after the resources were fetched once more");
+	is(server_count(&server, NULL, "/v1/rest/mgmt"), 4, "after the resources were fetched once more");
 	is(server_count(&server, "POST", "/messages?"), 0, "and no message was sent");
+	kc_task_free(&task->task);
+	kc_client_free(client);
+}
+
+/*
+ * A reset in mid-request: whether the whole of it had left is a matter of
+ * luck.  If so it is told and not repeated, else another try is made.
+ */
+static void
+test_reset_queue(void)
+{
+	KcClient   *client = service_client(&h, &server);
+	KcPostRequest request = sample();
+	KcPostTask *task;
+
+	service_rules(&server);
+	server_rule_first(&server, (ServerRule) {.target = "/messages?",.times = 1,.action = SERVER_RESET_EARLY});
+	task = post(client, &request);
+	if (task->task.error.status != KC_OK)
+		ok(task->task.error.after_send && server_count(&server, "POST", "/messages?") == 1,
+		   "a queue that resets: told, not repeated");
+	else
+		is(server_count(&server, "POST", "/messages?"), 2, "a queue that resets: tried again");
+	ok(task->message_sent, "sent, perhaps");
+	kc_task_free(&task->task);
+	kc_client_free(client);
+}
+
+/* A Retry-After of one account does not keep us from the other. */
+static void
+test_long_retry_after(void)
+{
+	KcClient   *client = service_client(&h, &server);
+	KcPostRequest request = sample();
+	KcPostTask *task;
+	int64_t		start_ms = harness_now_ms(&h);
+
+	service_rules(&server);
+	server_rule_first(&server, (ServerRule) {.target = "/messages?",.times = 1,.status = 503,
+					  .headers = "Retry-After: 3600\r\n"});
+	server_rule_first(&server, (ServerRule) {.method = "POST",.target = "/status",.times = 1,.status = 503,
+					  .headers = "Retry-After: 3600\r\n"});
+	task = post(client, &request);
+	is(task->task.error.status, KC_OK, "an account that asks for an hour is passed over");
+	ok(harness_now_ms(&h) - start_ms < 5000, "at once");
+	is(server_count(&server, "POST", "/messages?"), 2, "for another queue");
+	is(server_count(&server, "POST", "/status"), 2, "and another table");
+	kc_task_free(&task->task);
+	kc_client_free(client);
+}
+
+/* The token that a message was sent with, not the one that is current when it is refused. */
+static void
+test_renewed_identity_token(void)
+{
+	KcClient   *client = service_client(&h, &server);
+	KcPostRequest request = sample();
+	KcPostTask *task;
+	KcWaiter	waiter = {.ready = NULL};
+	KcError		err;
+
+	service_rules(&server);
+	server_rule_first(&server, (ServerRule) {.target = "/messages?",.status = 400,.action = SERVER_DRIP,
+					  .body = "<Error><Code>InvalidInput</Code><Message>identity-secret-1</Message></Error>"});
+	must(kc_kusto_post_start(client, &request, &task, &err) == KC_OK);
+	while (server_count(&server, "POST", "/messages?") == 0)
+		harness_turn(&h, 20);
+	server_rule_first(&server, (ServerRule) {.target = "/v1/rest/mgmt",.body_part = "identity token",
+					  .body = SERVICE_TABLE(SERVICE_COLUMN("AuthorizationContext", "string"), "[\"identity-secret-2\"]")});
+	waiter.ready = ignore;
+	must(kc_resources_wait(client->resources, &waiter, &err) == KC_OK);
+	(void) harness_until(&h, &task->task.done);
+	is_slice(kc_resources_identity_token(client->resources), "identity-secret-2", "the token was renewed meanwhile");
+	is(task->task.error.status, KC_ERR_REFUSED, "and the message refused");
+	ok(service_keeps_secrets(&task->task.error), "without the token that it was sent with");
 	kc_task_free(&task->task);
 	kc_client_free(client);
 }
@@ -336,6 +430,77 @@ test_status(void)
 	kc_client_free(client);
 }
 
+/* What the service tells back may hold our identity token. */
+static void
+test_status_secrets(void)
+{
+	KcClient   *client = service_client(&h, &server);
+	KcStatusTask *task;
+	char		table[128];
+
+	service_rules(&server);
+	snprintf(table, sizeof(table), "%s/acct1/status1", server.origin);
+	server_rule(&server, (ServerRule) {.method = "GET",.target = "/acct1/status1",.body =
+				"{\"Status\":\"Failed\",\"ErrorCode\":\"BadRequest_InvalidKustoIdentityToken\","
+				"\"Details\":\"not valid: identity-secret-1, alas\"}"});
+	task = ask_status(client, table);
+	is(task->outcome, KC_OUTCOME_FAILED, "a failure that tells the identity token");
+	is_str(task->error_code, "BadRequest_InvalidKustoIdentityToken", "its code");
+	ok(strstr(task->details, "not valid") && strstr(task->details, "alas")
+	   && !strstr(task->details, "identity-secret-1"), "its details, without the token");
+	kc_task_free(&task->task);
+	kc_client_free(client);
+}
+
+#define ONE_OF_EACH \
+	SERVICE_TABLE(SERVICE_COLUMN("ResourceTypeName", "string") "," SERVICE_COLUMN("StorageRoot", "string"), \
+				  SERVICE_RESOURCE("TempStorage", "/acct1/c1", SERVICE_SAS) "," \
+				  SERVICE_RESOURCE("SecuredReadyForAggregationQueue", "/acct1/q1", SERVICE_SAS))
+
+static void
+test_no_tables(void)
+{
+	KcClient   *client = service_client(&h, &server);
+	KcStatusTask *task;
+
+	service_rules(&server);
+	server_rule_first(&server, (ServerRule) {.target = "/v1/rest/mgmt",.body_part = "ingestion resources",
+					  .body = ONE_OF_EACH});
+	task = ask_status(client, "");
+	is(task->task.error.status, KC_OK, "a service without status tables");
+	is(task->outcome, KC_OUTCOME_QUEUED, "will not report, which is not that nothing was posted");
+	kc_task_free(&task->task);
+	kc_client_free(client);
+}
+
+/* The service throttles who asks for resources again and again. */
+static void
+test_gone_table_asks_once(void)
+{
+	KcClient   *client = service_client(&h, &server);
+	KcPostRequest request = sample();
+	KcStatusTask *task;
+	KcPostTask *posted;
+
+	service_rules(&server);
+	for (int i = 0; i < 5; i++)
+	{
+		task = ask_status(client, "https://old.table.core.windows.net/gone");
+		is(task->task.error.status, KC_ERR_NOT_FOUND, "a table that is gone");
+		kc_task_free(&task->task);
+	}
+	is(server_count(&server, NULL, "/v1/rest/mgmt"), 4, "is looked for in one further set only");
+	h.moved_ms += 61 * 1000;
+	server_rule_first(&server, (ServerRule) {.target = "/v1/rest/mgmt",.status = 429});
+	task = ask_status(client, "https://old.table.core.windows.net/gone");
+	is(task->task.error.status, KC_ERR_NOT_FOUND, "also after a minute, by a service that is too busy to tell");
+	kc_task_free(&task->task);
+	posted = post(client, &request);
+	is(posted->task.error.status, KC_OK, "which takes from nobody the set that there is");
+	kc_task_free(&posted->task);
+	kc_client_free(client);
+}
+
 static void
 test_status_anywhere(void)
 {
@@ -418,6 +583,42 @@ test_probes(void)
 	kc_client_free(client);
 }
 
+/* A probe waits in one of three lists; freeing it must leave all three sound. */
+static void
+test_probe_cancel(void)
+{
+	static const struct
+	{
+		KcProbe		probe;
+		const char *stall;
+	}			rows[] = {
+		{KC_PROBE_METADATA, "/v1/rest/auth/metadata"},
+		{KC_PROBE_TOKEN, "/oauth2/"},
+		{KC_PROBE_RESOURCES, "/v1/rest/mgmt"},
+	};
+
+	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++)
+	{
+		KcClient   *client = service_client(&h, &server);
+		KcProbeTask *first;
+		KcProbeTask *second;
+		KcError		err;
+
+		service_rules(&server);
+		server_rule_first(&server, (ServerRule) {.target = rows[i].stall,.action = SERVER_STALL,.times = 1});
+		must(kc_kusto_probe_start(client, rows[i].probe, KC_SLICE_NULL, &first, &err) == KC_OK);
+		while (server_count(&server, NULL, rows[i].stall) == 0)
+			harness_turn(&h, 20);
+		kc_task_free(&first->task);
+		must(kc_kusto_probe_start(client, rows[i].probe, KC_SLICE_NULL, &second, &err) == KC_OK);
+		(void) harness_until(&h, &second->task.done);
+		is(second->task.error.status, KC_OK, kc_probe_name(rows[i].probe));
+		ok(server_count(&server, NULL, rows[i].stall) >= 2, "a request that nobody waits for is not inherited");
+		kc_task_free(&second->task);
+		kc_client_free(client);
+	}
+}
+
 int
 main(void)
 {
@@ -427,11 +628,18 @@ main(void)
 	test_post();
 	test_post_faults();
 	test_row_faults();
+	test_reset_queue();
+	test_long_retry_after();
+	test_renewed_identity_token();
 	test_large_message();
 	test_post_cancel();
 	test_status();
+	test_status_secrets();
+	test_no_tables();
+	test_gone_table_asks_once();
 	test_status_anywhere();
 	test_probes();
+	test_probe_cancel();
 	harness_stop(&h);
 	server_stop(&server);
 	return done_testing();

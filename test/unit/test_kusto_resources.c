@@ -105,6 +105,8 @@ test_read(void)
 	is_str(r->sas, SAS_2099, "the SAS byte for byte");
 	ok(kc_resource_lasts(r, NOW_US), "it lasts");
 	ok(!kc_resource_lasts(r->next, NOW_US), "one that ends in four minutes does not");
+	ok(!kc_resource_lasts(r->next, NOW_US - INT64_C(55) * 60 * 1000000), "nor one that ends within the hour");
+	ok(kc_resource_lasts(r->next, NOW_US - INT64_C(57) * 60 * 1000000), "an hour is enough for a message to be read");
 	is(set.first[KC_RESOURCE_QUEUE]->expires_us, INT64_C(1788307500000000), "an end to the minute");
 	ok(kc_resource_lasts(set.first[KC_RESOURCE_STATUS_TABLE], NOW_US), "no end is no end");
 	ok(!kc_resource_set_usable(&set, NOW_US), "without a token the set is of no use");
@@ -241,15 +243,12 @@ test_cache(void)
 	ok(kc_resources_ready(resources), "for a minute");
 	h.moved_ms += 61 * 1000;
 	ok(!kc_resources_ready(resources), "then they are asked for again");
-	kc_resources_reject(resources, 1);
-	is(fetch(client, &err), KC_ERR_REFUSED, "rejected ones do not serve");
-	ok(service_keeps_secrets(&err), "and no secret is told");
 	server_clear(&server);
 	service_rules(&server);
 	is(fetch(client, &err), KC_OK, "later it works");
 	is(kc_resources_generation(resources), 2, "the second generation");
-	kc_resources_reject(resources, 1);
-	ok(kc_resources_ready(resources), "rejecting the first leaves it alone");
+	ok(kc_resources_reject(resources, 1), "who rejects the first can have it");
+	ok(kc_resources_ready(resources), "at once");
 
 	{
 		KcResource *found = kc_resources_nth(resources, KC_RESOURCE_CONTAINER, 0);
@@ -261,6 +260,81 @@ test_cache(void)
 		ok(kc_resources_find(resources, KC_RESOURCE_CONTAINER, kc_slice(url)) == NULL, "but not by half its name");
 	}
 	kc_client_free(client);
+}
+
+static void
+test_reject(void)
+{
+	KcClient   *client = service_client(&h, &server);
+	KcResources *resources = client->resources;
+	Wait		wait = {.waiter = {.ready = on_ready,.arg = &wait}};
+	KcError		err;
+
+	service_rules(&server);
+	must(fetch(client, &err) == KC_OK);
+	ok(kc_resources_reject(resources, 1), "a new set may be rejected");
+	ok(!kc_resources_ready(resources), "and is not used, as long as another may come");
+	must(kc_resources_wait(resources, &wait.waiter, &err) == KC_OK);
+	ok(!kc_resources_ready(resources), "also while it is being fetched");
+	ok(kc_resources_reject(resources, 1), "others may reject it, too");
+	(void) harness_until(&h, &wait.done);
+	ok(kc_resources_ready(resources) && kc_resources_generation(resources) == 2, "it came");
+	ok(!kc_resources_reject(resources, 2), "but not every moment another");
+	ok(kc_resources_ready(resources), "so this one has to do");
+	h.moved_ms += 61 * 1000;
+	server_rule_first(&server, (ServerRule) {.target = "/v1/rest/mgmt",.status = 403});
+	ok(kc_resources_reject(resources, 2), "after a minute it may be");
+	is(fetch(client, &err), KC_OK, "when there is no newer one");
+	ok(kc_resources_ready(resources) && kc_resources_generation(resources) == 2, "the rejected one serves on");
+	kc_client_free(client);
+}
+
+/* While one fetches a newer set, the others go on with what they have. */
+static void
+test_due(void)
+{
+	KcClient   *client = service_client(&h, &server);
+	KcResources *resources = client->resources;
+	Wait		wait = {.waiter = {.ready = on_ready,.arg = &wait}};
+	KcError		err;
+
+	service_rules(&server);
+	must(fetch(client, &err) == KC_OK);
+	h.moved_ms += 61 * 60 * 1000;
+	server_rule_first(&server, (ServerRule) {.target = "/v1/rest/mgmt",.times = 2,.action = SERVER_STALL});
+	ok(!kc_resources_ready(resources), "a set is due");
+	must(kc_resources_wait(resources, &wait.waiter, &err) == KC_OK);
+	ok(kc_resources_ready(resources), "for the first who wants it");
+	kc_resources_cancel(resources, &wait.waiter);
+	ok(!kc_resources_ready(resources), "and for the next, if that one gave up");
+	kc_client_free(client);
+}
+
+static void
+test_first_failure(void)
+{
+	static const char *const commands[] = {".get ingestion resources", ".get kusto identity token"};
+
+	for (int i = 0; i < 2; i++)
+	{
+		KcClient   *client = service_client(&h, &server);
+		int64_t		start_ms = harness_now_ms(&h);
+		KcError		err;
+
+		service_rules(&server);
+		server_rule_first(&server, (ServerRule) {.body_part = commands[i],.status = 403});
+		server_rule_first(&server, (ServerRule) {.body_part = commands[1 - i],.action = SERVER_STALL});
+		is(fetch(client, &err), KC_ERR_FORBIDDEN, commands[i]);
+		ok(harness_now_ms(&h) - start_ms < 3000, "that it is refused is told without waiting for the other");
+		ok(service_keeps_secrets(&err), "and no secret is told");
+		is(server_count(&server, "POST", "/v1/rest/mgmt"), 2, "both were sent");
+		for (int n = 0; n < 2; n++)
+			ok(strcasestr(server_nth(&server, "POST", "/v1/rest/mgmt", n)->head, "x-ms-readonly") == NULL,
+			   "as client libraries send them, without x-ms-readonly");
+		service_rules(&server);
+		is(fetch(client, &err), KC_OK, "later it works");
+		kc_client_free(client);
+	}
 }
 
 static void
@@ -338,6 +412,9 @@ main(void)
 	test_read_out_of_memory();
 	test_account();
 	test_cache();
+	test_reject();
+	test_due();
+	test_first_failure();
 	test_pick();
 	test_free_while_fetching();
 	harness_stop(&h);
