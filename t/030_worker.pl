@@ -174,11 +174,12 @@ my $mapping = sub {
 };
 $pg->sql($mapping->('alice'));
 $table = fresh_table('Gone');
-set_config('kusto_ingest.post_timeout' => '1s');
 $kusto->fault({ service => 'queue', method => 'POST' }, { status => 503, body => '' }, times => -1);
 $id = $pg->sql('SELECT ' . $pg->ingest_call('SELECT 1 AS i', $table), user => 'alice');
 $pg->poll("SELECT error_message IS NOT NULL FROM kusto.operations WHERE id = '$id'");
 $pg->sql('DROP USER MAPPING FOR alice SERVER adx');
+$pg->poll("SELECT error_message ~ 'user mapping' FROM kusto.operations WHERE id = '$id'");
+set_config('kusto_ingest.post_timeout' => '1s');
 $operation = $pg->ends_as($id, 'failed', 'the user mapping is dropped meanwhile, for longer than post_timeout');
 like($operation->{error_message}, qr/user mapping/, 'the row says so');
 is($pg->blobs($id)->[0]{state}, 'failed', 'so does the blob');

@@ -157,28 +157,33 @@ run_closes(size_t run, size_t level)
 	return run < level || (run - level) / (level + 1) % 2 == 0;
 }
 
-/* Is text[at] a quote that, at its level, writes the character c? */
-static bool
-quote_behind_backslashes(KcSlice text, size_t at, char c)
+/* The quote c behind its backslashes, itself or as \uXXXX has it. */
+static const char *
+quote_form(KcSlice text, size_t at, char c)
 {
-	if (at >= text.len)
-		return false;
-	return text.data[at] == c || stands_at(text, at, c == '"' ? "u0022" : "u0027");
+	bool		unicode = stands_at(text, at, "u00");
+
+	if (c == '"')
+		return unicode ? "u0022" : "\"";
+	return unicode ? "u0027" : "'";
 }
 
-/* End of a value whose opening quote, c, is at..at+n and begins with no % or &. */
+/*
+ * End of a value whose opening quote, c, is at..at+n and begins with no % or &.
+ * Whoever wrote the one wrote the other alike: \\u0022 ends nothing that " began.
+ */
 static size_t
 quoted_end(KcSlice text, size_t at, size_t n, char c)
 {
 	size_t		level = backslashes_at(text, at);
+	const char *quote = quote_form(text, at + level, c);
 
 	at += n;
 	while (at < text.len)
 	{
 		size_t		run = backslashes_at(text, at);
 
-		if (!quote_behind_backslashes(text, at + run, c) ||
-			(text.data[at + run] == 'u' && run == 0))
+		if (!stands_at(text, at + run, quote) || (quote[0] == 'u' && run == 0))
 		{
 			at += run + 1;
 			continue;

@@ -71,6 +71,9 @@ test_forms(void)
 		{"{'password': 'it''s', 'x': 1}", "{'password': '***', 'x': 1}"},
 		{"{\\\"refresh_token\\\":\\\"abc\\\\\\\"def\\\",\\\"x\\\":1}",
 		"{\\\"refresh_token\\\":\\\"***\\\",\\\"x\\\":1}"},
+		/* an escaped backslash, not a quote: the value goes on */
+		{"\"SharedAccessSignature\":\"7\\\\u0022xsig={x\\\"q\\\\\\\\\\\"]\\\"abcdefg\"",
+		"\"SharedAccessSignature\":\"***\""},
 		{"\\u0022id_token\\u0022:\\u0022abcdef\\u0022,1", "\\u0022id_token\\u0022:\\u0022***\\u0022,1"},
 		{"%7B%22client_secret%22%3A%22abcdef%22%2C1", "%7B%22client_secret%22%3A%22***%22%2C1"},
 		{"&quot;client_secret&quot;:&quot;abcdef&quot;,1", "&quot;client_secret&quot;:&quot;***&quot;,1"},
