@@ -43,12 +43,15 @@ CREATE TABLE kusto.operation (
 	state text NOT NULL CHECK (state IN ('pending', 'running', 'staged', 'posting', 'posted',
 		'succeeded', 'partially_succeeded', 'failed', 'skipped', 'unknown', 'cancelled')),
 	attempts integer NOT NULL DEFAULT 0,
+	runs integer NOT NULL DEFAULT 0,
+	not_before timestamptz,
 	rows bigint,
 	raw_bytes bigint,
 	compressed_bytes bigint,
 	blobs integer,
 	type_errors jsonb,
 	created_at timestamptz NOT NULL,
+	started_at timestamptz,
 	staged_at timestamptz,
 	posted_at timestamptz,
 	finished_at timestamptz,
@@ -64,6 +67,10 @@ CREATE TABLE kusto.operation (
 ) WITH (fillfactor = 70);
 COMMENT ON TABLE kusto.operation IS 'exports to Kusto; read the view kusto.operations instead';
 COMMENT ON COLUMN kusto.operation.owner IS 'role that asked, whose user mapping is used';
+COMMENT ON COLUMN kusto.operation.attempts IS 'how often posting has begun: once, and once more for each kusto_retry';
+COMMENT ON COLUMN kusto.operation.runs IS 'how often a job has begun to run the query; 0 for kusto_ingest, which runs it itself';
+COMMENT ON COLUMN kusto.operation.not_before IS 'when a job that is pending may be tried again';
+COMMENT ON COLUMN kusto.operation.started_at IS 'when a job began to run the query';
 COMMENT ON COLUMN kusto.operation.table_command IS 'management command that the worker runs before it posts';
 COMMENT ON COLUMN kusto.operation.type_errors IS 'values that met on_type_error, counted by column and kind';
 COMMENT ON COLUMN kusto.operation.system_identifier IS 'cluster that recorded the operation and alone works on it; pg_upgrade makes another cluster, a physical copy is the same';
@@ -73,6 +80,10 @@ COMMENT ON COLUMN kusto.operation.database_oid IS 'database that recorded the op
 CREATE INDEX operation_open ON kusto.operation (created_at)
 	WHERE finished_at IS NULL;
 COMMENT ON INDEX kusto.operation_open IS 'what the background worker still has to do';
+
+CREATE INDEX operation_finished ON kusto.operation (finished_at)
+	WHERE finished_at IS NOT NULL;
+COMMENT ON INDEX kusto.operation_finished IS 'what kusto_purge and kusto_ingest.retention take away';
 
 CREATE TABLE kusto.blob (
 	operation_id uuid NOT NULL REFERENCES kusto.operation ON DELETE CASCADE,
@@ -84,6 +95,7 @@ CREATE TABLE kusto.blob (
 	compressed_bytes bigint NOT NULL,
 	state text NOT NULL CHECK (state IN ('staged', 'posting', 'posted',
 		'succeeded', 'partially_succeeded', 'failed', 'skipped', 'unknown', 'cancelled')),
+	exactly_once boolean NOT NULL,
 	post_attempts integer NOT NULL DEFAULT 0,
 	status_table text CHECK (status_table NOT LIKE '%?%'),
 	error_code text,
@@ -100,6 +112,7 @@ CREATE TABLE kusto.blob (
 ) WITH (fillfactor = 70);
 COMMENT ON TABLE kusto.blob IS 'blobs of exports to Kusto; read the view kusto.blobs instead';
 COMMENT ON COLUMN kusto.blob.source_id IS 'Kusto''s source id: uuid version 5 of operation and ordinal, the same on every attempt';
+COMMENT ON COLUMN kusto.blob.exactly_once IS 'posted with the tag ingest-by:<source id>, so that Kusto skips what it has already';
 COMMENT ON COLUMN kusto.blob.url IS 'where the blob is, without its shared access signature';
 COMMENT ON COLUMN kusto.blob.status_table IS 'status table that the service reports to, without its shared access signature';
 
@@ -107,8 +120,8 @@ COMMENT ON COLUMN kusto.blob.status_table IS 'status table that the service repo
 -- roles see all.
 CREATE VIEW kusto.operations WITH (security_barrier) AS
 	SELECT id, pg_catalog.pg_get_userbyid(owner) AS owner, server, database, table_name, mode,
-		source, query, options, state, attempts, rows, raw_bytes, compressed_bytes, blobs,
-		type_errors, created_at, staged_at, posted_at, finished_at, error_code, error_message,
+		source, query, options, state, attempts, runs, rows, raw_bytes, compressed_bytes, blobs,
+		type_errors, created_at, started_at, staged_at, posted_at, finished_at, error_code, error_message,
 		details, hint, activity_id, system_identifier, database_oid
 	FROM kusto.operation
 	WHERE pg_catalog.pg_has_role(owner, 'USAGE')
@@ -117,7 +130,7 @@ COMMENT ON VIEW kusto.operations IS 'exports to Kusto and their outcome, own one
 
 CREATE VIEW kusto.blobs WITH (security_barrier) AS
 	SELECT b.operation_id, b.ordinal, b.source_id, b.url, b.rows, b.raw_bytes, b.compressed_bytes,
-		b.state, b.post_attempts, b.error_code, b.failure_status, b.details, b.activity_id,
+		b.state, b.exactly_once, b.post_attempts, b.error_code, b.failure_status, b.details, b.activity_id,
 		b.kusto_operation_id, b.staged_at, b.posted_at, b.finished_at
 	FROM kusto.blob b
 		JOIN kusto.operation o ON o.id OPERATOR(pg_catalog.=) b.operation_id
@@ -141,12 +154,33 @@ CREATE FUNCTION kusto_ingest(
 	creation_time timestamptz DEFAULT NULL,
 	flush_immediately boolean DEFAULT false,
 	create_table boolean DEFAULT false,
-	on_type_error text DEFAULT 'error')
+	on_type_error text DEFAULT 'error',
+	exactly_once text DEFAULT 'auto')
 RETURNS uuid
 AS 'MODULE_PATHNAME', 'kusto_ingest'
 LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION kusto_ingest(text, text, text, name, text, text, text[], text[], timestamptz, boolean, boolean, text)
+COMMENT ON FUNCTION kusto_ingest(text, text, text, name, text, text, text[], text[], timestamptz, boolean, boolean, text, text)
 IS 'run a query and send its result to a Kusto table when this transaction commits';
+
+CREATE FUNCTION kusto_ingest_async(
+	query text,
+	database text,
+	table_name text,
+	server name DEFAULT NULL,
+	mode text DEFAULT 'queued',
+	mapping text DEFAULT NULL,
+	tags text[] DEFAULT NULL,
+	ingest_if_not_exists text[] DEFAULT NULL,
+	creation_time timestamptz DEFAULT NULL,
+	flush_immediately boolean DEFAULT false,
+	create_table boolean DEFAULT false,
+	on_type_error text DEFAULT 'error',
+	exactly_once text DEFAULT 'auto')
+RETURNS uuid
+AS 'MODULE_PATHNAME', 'kusto_ingest_async'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION kusto_ingest_async(text, text, text, name, text, text, text[], text[], timestamptz, boolean, boolean, text, text)
+IS 'have a background process run a query as the current user after this transaction commits, and send its result to a Kusto table';
 
 CREATE PROCEDURE kusto_ingest_and_wait(
 	query text,
@@ -161,10 +195,11 @@ CREATE PROCEDURE kusto_ingest_and_wait(
 	flush_immediately boolean DEFAULT false,
 	create_table boolean DEFAULT false,
 	on_type_error text DEFAULT 'error',
+	exactly_once text DEFAULT 'auto',
 	timeout interval DEFAULT '10 min')
 AS 'MODULE_PATHNAME', 'kusto_ingest_and_wait'
 LANGUAGE C;
-COMMENT ON PROCEDURE kusto_ingest_and_wait(text, text, text, name, text, text, text[], text[], timestamptz, boolean, boolean, text, interval)
+COMMENT ON PROCEDURE kusto_ingest_and_wait(text, text, text, name, text, text, text[], text[], timestamptz, boolean, boolean, text, text, interval)
 IS 'send a query''s result to a Kusto table, commit, wait for the outcome, and fail unless the data landed';
 
 CREATE FUNCTION kusto_wait(operation uuid, timeout interval DEFAULT NULL)
@@ -173,6 +208,31 @@ AS 'MODULE_PATHNAME', 'kusto_wait'
 LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION kusto_wait(uuid, interval)
 IS 'wait until an operation has ended, or for so long; returns its state';
+
+-- ---------------------------------------------------------------------------
+-- Steering
+-- ---------------------------------------------------------------------------
+
+CREATE FUNCTION kusto_cancel(operation uuid)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'kusto_cancel'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION kusto_cancel(uuid)
+IS 'cancel an operation that has not been posted yet; false when it is too late';
+
+CREATE FUNCTION kusto_retry(operation uuid)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'kusto_retry'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION kusto_retry(uuid)
+IS 'post the blobs of an operation again that did not land; false when there is nothing to retry';
+
+CREATE FUNCTION kusto_purge(older_than interval)
+RETURNS bigint
+AS 'MODULE_PATHNAME', 'kusto_purge'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION kusto_purge(interval)
+IS 'delete the records of own operations that finished so long ago; returns how many';
 
 CREATE FUNCTION kusto_create_table_command(
 	query text,
@@ -219,9 +279,13 @@ IS 'try each step between here and Kusto, and say what to do about the one that 
 -- Privileges: nobody may do anything until told (README, "Privileges")
 -- ---------------------------------------------------------------------------
 
-REVOKE ALL ON FUNCTION kusto_ingest(text, text, text, name, text, text, text[], text[], timestamptz, boolean, boolean, text) FROM PUBLIC;
-REVOKE ALL ON PROCEDURE kusto_ingest_and_wait(text, text, text, name, text, text, text[], text[], timestamptz, boolean, boolean, text, interval) FROM PUBLIC;
+REVOKE ALL ON FUNCTION kusto_ingest(text, text, text, name, text, text, text[], text[], timestamptz, boolean, boolean, text, text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION kusto_ingest_async(text, text, text, name, text, text, text[], text[], timestamptz, boolean, boolean, text, text) FROM PUBLIC;
+REVOKE ALL ON PROCEDURE kusto_ingest_and_wait(text, text, text, name, text, text, text[], text[], timestamptz, boolean, boolean, text, text, interval) FROM PUBLIC;
 REVOKE ALL ON FUNCTION kusto_wait(uuid, interval) FROM PUBLIC;
+REVOKE ALL ON FUNCTION kusto_cancel(uuid) FROM PUBLIC;
+REVOKE ALL ON FUNCTION kusto_retry(uuid) FROM PUBLIC;
+REVOKE ALL ON FUNCTION kusto_purge(interval) FROM PUBLIC;
 REVOKE ALL ON FUNCTION kusto_create_table_command(text, text, text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION kusto_query(text, text, name) FROM PUBLIC;
 REVOKE ALL ON FUNCTION kusto_command(text, text, name) FROM PUBLIC;

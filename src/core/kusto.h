@@ -139,6 +139,14 @@ typedef struct KcIngestProperties
 	bool		has_creation_time;
 	int64_t		creation_time_us;	/* microseconds since 1970 */
 	bool		flush_immediately;
+
+	/*
+	 * Tag the data with ingest-by:<source id>, and ingest only when the table
+	 * has no such tag yet: Kusto skips a second message for the same blob.  The
+	 * blob is not deleted when it was ingested, or the second message would
+	 * fail instead.  Costs a batch of its own for each blob.
+	 */
+	bool		exactly_once;
 	KcReport	report;
 } KcIngestProperties;
 
@@ -152,6 +160,8 @@ typedef struct KcPostRequest
 	KcSlice		status_table;	/* of an earlier try of the same blob, without
 								 * SAS; empty: choose one */
 	bool		status_row_exists;	/* an earlier try wrote it */
+	bool		check_blob;		/* an earlier try may have been received, or was long
+								 * ago: see first whether the blob is still there */
 } KcPostRequest;
 
 typedef struct KcPostTask
@@ -162,6 +172,7 @@ typedef struct KcPostTask
 	bool		status_row_written;
 	bool		message_sent;	/* accepted by the queue, or (error.after_send)
 								 * perhaps */
+	bool		blob_gone;		/* nothing was sent: the blob does not exist any more */
 } KcPostTask;
 
 /*

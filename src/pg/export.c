@@ -37,6 +37,7 @@ typedef struct Export
 	KcUuid		id;
 	KpgQuery   *query;
 	KpgOnTypeError policy;
+	KpgExactlyOnce exactly_once;
 	char	   *table_command;	/* NULL unless create_table */
 	KpgSession *session;
 	const char *database;
@@ -95,6 +96,7 @@ check_request(const KpgExportRequest *request)
 	check_given(request->table_name, "table_name");
 	check_given(request->mode, "mode");
 	check_given(request->on_type_error, "on_type_error");
+	check_given(request->exactly_once, "exactly_once");
 	check_not_empty(request->table_name, "table_name");
 	check_not_empty(request->mapping, "mapping");
 	check_mode(request->mode);
@@ -194,6 +196,7 @@ prepare(Export *export)
 	KcError		err;
 
 	export->policy = kpg_format_policy(request->on_type_error);
+	export->exactly_once = kpg_operations_exactly_once(request->exactly_once);
 	export->query = kpg_exec_prepare(request->query);
 	desc = kpg_exec_tupdesc(export->query);
 	if (desc->natts == 0)
@@ -253,6 +256,7 @@ stage(const Export *export, const pg_uuid_t *id)
 	operation.flush_immediately = request->flush_immediately;
 	operation.table_command = export->table_command;
 	operation.on_type_error = request->on_type_error;
+	operation.exactly_once = export->exactly_once;
 	operation.created_at = export->started;
 	return kpg_operations_stage(&operation, export->ingest, kpg_format_type_errors(export->format));
 }

@@ -27,6 +27,7 @@ typedef struct KpgExportRequest
 	bool		flush_immediately;
 	bool		create_table;
 	const char *on_type_error;
+	const char *exactly_once;	/* "auto", "on", "off" */
 } KpgExportRequest;
 
 /*

@@ -29,6 +29,7 @@
 #include "schema.h"
 
 PG_FUNCTION_INFO_V1(kusto_ingest);
+PG_FUNCTION_INFO_V1(kusto_ingest_async);
 PG_FUNCTION_INFO_V1(kusto_ingest_and_wait);
 PG_FUNCTION_INFO_V1(kusto_wait);
 PG_FUNCTION_INFO_V1(kusto_create_table_command);
@@ -48,6 +49,7 @@ enum
 	ARG_FLUSH_IMMEDIATELY,
 	ARG_CREATE_TABLE,
 	ARG_ON_TYPE_ERROR,
+	ARG_EXACTLY_ONCE,
 	ARG_TIMEOUT
 };
 
@@ -87,6 +89,7 @@ export_arguments(FunctionCallInfo fcinfo, KpgExportRequest *request)
 	request->flush_immediately = bool_argument(fcinfo, ARG_FLUSH_IMMEDIATELY, "flush_immediately");
 	request->create_table = bool_argument(fcinfo, ARG_CREATE_TABLE, "create_table");
 	request->on_type_error = text_argument(fcinfo, ARG_ON_TYPE_ERROR);
+	request->exactly_once = text_argument(fcinfo, ARG_EXACTLY_ONCE);
 }
 
 /* Milliseconds, -1: for ever.  A month counts 30 days, as for PostgreSQL. */
@@ -119,6 +122,12 @@ kusto_ingest(PG_FUNCTION_ARGS)
 	export_arguments(fcinfo, &request);
 	kpg_export_run(&request, id);
 	PG_RETURN_UUID_P(id);
+}
+
+Datum
+kusto_ingest_async(PG_FUNCTION_ARGS)
+{
+	elog(ERROR, "under construction");
 }
 
 /* ---- CALL ---- */

@@ -116,7 +116,7 @@ kpg_operations_database_arg(void)
 	return kpg_operations_arg(OIDOID, ObjectIdGetDatum(MyDatabaseId));
 }
 
-#define SQL_ARGS_MAX 25
+#define SQL_ARGS_MAX 26
 
 uint64
 kpg_operations_execute(const char *sql, const KpgSqlArg *args, int nargs, int expected, long limit)
@@ -154,6 +154,50 @@ kpg_operations_string(MemoryContext context, uint64 row, int column)
 	return value == NULL ? NULL : MemoryContextStrdup(context, value);
 }
 
+/* ---- exactly_once ---- */
+
+/*
+ * A blob with an ingest-by tag is ingested alone.  From this size on it nearly
+ * is anyway: a batch is sealed at 1 GB of raw data
+ * (learn.microsoft.com/kusto/management/batching-policy).
+ */
+#define EXACTLY_ONCE_MIN_BYTES	(INT64CONST(100) * 1000 * 1000)
+
+static const char *const exactly_once_names[] = {
+	[KPG_EXACTLY_ONCE_AUTO] = "auto",
+	[KPG_EXACTLY_ONCE_ON] = "on",
+	[KPG_EXACTLY_ONCE_OFF] = "off"
+};
+
+const char *
+kpg_operations_exactly_once_name(KpgExactlyOnce value)
+{
+	return exactly_once_names[value];
+}
+
+KpgExactlyOnce
+kpg_operations_exactly_once(const char *name)
+{
+	for (int i = 0; i < (int) lengthof(exactly_once_names); i++)
+	{
+		if (strcmp(name, exactly_once_names[i]) == 0)
+			return (KpgExactlyOnce) i;
+	}
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("unrecognized value for exactly_once: \"%s\"", name),
+			 errhint("Available values: auto, on, off.")));
+	return KPG_EXACTLY_ONCE_AUTO;	/* not reached */
+}
+
+static bool
+is_exactly_once(KpgExactlyOnce policy, const KcIngestBlob *blob)
+{
+	if (policy == KPG_EXACTLY_ONCE_AUTO)
+		return blob->raw_bytes >= EXACTLY_ONCE_MIN_BYTES;
+	return policy == KPG_EXACTLY_ONCE_ON;
+}
+
 /* ---- staging ---- */
 
 static const char insert_operation[] =
@@ -163,16 +207,17 @@ static const char insert_operation[] =
 " VALUES ($1, $2, $3::name, $4, $5, $6, $7, $8,"
 " jsonb_strip_nulls(jsonb_build_object("
 "'mapping', $9, 'tags', $10, 'ingest_if_not_exists', $11, 'creation_time', $12,"
-" 'flush_immediately', $13, 'on_type_error', $14)),"
+" 'flush_immediately', $13, 'on_type_error', $14, 'exactly_once', $26)),"
 " $15, $16, $17, $18, $19, $20, $21::jsonb, $22, $23,"
 " CASE WHEN $16 = 'succeeded' THEN $23 END, $24, $25)";
 
 static const char insert_blobs[] =
 "INSERT INTO kusto.blob (operation_id, ordinal, source_id, url, rows, raw_bytes,"
-" compressed_bytes, state, staged_at)"
-" SELECT $1, b.ordinal, b.source_id, b.url, b.rows, b.raw_bytes, b.compressed_bytes, 'staged', $8"
-" FROM unnest($2, $3, $4, $5, $6, $7)"
-" AS b (ordinal, source_id, url, rows, raw_bytes, compressed_bytes)";
+" compressed_bytes, exactly_once, state, staged_at)"
+" SELECT $1, b.ordinal, b.source_id, b.url, b.rows, b.raw_bytes, b.compressed_bytes,"
+" b.exactly_once, 'staged', $8"
+" FROM unnest($2, $3, $4, $5, $6, $7, $9)"
+" AS b (ordinal, source_id, url, rows, raw_bytes, compressed_bytes, exactly_once)";
 
 static KpgSqlArg
 text_array_arg(ArrayType *value)
@@ -221,7 +266,8 @@ stage_operation(const KpgOperationRequest *request, const KcIngest *ingest, cons
 		kpg_operations_arg(TIMESTAMPTZOID, TimestampTzGetDatum(request->created_at)),
 		kpg_operations_arg(TIMESTAMPTZOID, TimestampTzGetDatum(now)),
 		kpg_operations_cluster_arg(),
-		kpg_operations_database_arg()
+		kpg_operations_database_arg(),
+		kpg_operations_text_arg(kpg_operations_exactly_once_name(request->exactly_once))
 	};
 
 	(void) kpg_operations_execute(insert_operation, args, lengthof(args), SPI_OK_INSERT, 0);
@@ -249,6 +295,7 @@ stage_blobs(const KpgOperationRequest *request, const KcIngest *ingest, Timestam
 	Datum	   *rows = palloc(sizeof(Datum) * (Size) n);
 	Datum	   *raw_bytes = palloc(sizeof(Datum) * (Size) n);
 	Datum	   *compressed_bytes = palloc(sizeof(Datum) * (Size) n);
+	Datum	   *exactly_once = palloc(sizeof(Datum) * (Size) n);
 
 	for (int i = 0; i < n; i++)
 	{
@@ -260,6 +307,7 @@ stage_blobs(const KpgOperationRequest *request, const KcIngest *ingest, Timestam
 		rows[i] = Int64GetDatum((int64) blob->rows);
 		raw_bytes[i] = Int64GetDatum((int64) blob->raw_bytes);
 		compressed_bytes[i] = Int64GetDatum((int64) blob->compressed_bytes);
+		exactly_once[i] = BoolGetDatum(is_exactly_once(request->exactly_once, blob));
 	}
 
 	const KpgSqlArg args[] = {
@@ -270,7 +318,8 @@ stage_blobs(const KpgOperationRequest *request, const KcIngest *ingest, Timestam
 		array_arg(INT8ARRAYOID, INT8OID, rows, n),
 		array_arg(INT8ARRAYOID, INT8OID, raw_bytes, n),
 		array_arg(INT8ARRAYOID, INT8OID, compressed_bytes, n),
-		kpg_operations_arg(TIMESTAMPTZOID, TimestampTzGetDatum(now))
+		kpg_operations_arg(TIMESTAMPTZOID, TimestampTzGetDatum(now)),
+		array_arg(BOOLARRAYOID, BOOLOID, exactly_once, n)
 	};
 
 	(void) kpg_operations_execute(insert_blobs, args, lengthof(args), SPI_OK_INSERT, 0);

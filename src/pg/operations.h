@@ -8,12 +8,16 @@
  *		|         |          |         |         |-----> failed
  *		|         |          |         |         |-----> skipped
  *		|         |          |         |         `-----> unknown
- *		|         `-> failed |         `-> failed
- *		`--------------------+-> cancelled
- *	retry: failed | unknown -> staged (the same blobs)
+ *		|         |          |         `-> failed
+ *		`---------+----------+-> cancelled
+ *	the job's process is gone: running -> pending, nothing of it has committed
+ *	the job cannot begin, or its query fails: pending, running -> failed
+ *	its result is empty: running -> succeeded
+ *	retry: failed | unknown | partially_succeeded -> staged (the same blobs)
  *
  * A synchronous call enters at staged, inside the user's transaction; a result
- * without rows, and without a table to create, enters at succeeded.
+ * without rows, and without a table to create, enters at succeeded.  A job
+ * enters at pending.
  *
  * All SQL here runs as the owner of the tables, in a security-restricted
  * operation with search_path = pg_catalog, pg_temp.  Every function may raise.
@@ -31,6 +35,18 @@
 #include "../core/ingest.h"
 
 /* ---- staging, in the caller's transaction ---- */
+
+/* Which blobs get an ingest-by tag of their own. */
+typedef enum KpgExactlyOnce
+{
+	KPG_EXACTLY_ONCE_AUTO,		/* the large ones, which Kusto would hardly batch */
+	KPG_EXACTLY_ONCE_ON,
+	KPG_EXACTLY_ONCE_OFF
+} KpgExactlyOnce;
+
+extern const char *kpg_operations_exactly_once_name(KpgExactlyOnce value);
+/* Raises when it is none. */
+extern KpgExactlyOnce kpg_operations_exactly_once(const char *name);
 
 /* What kusto_ingest was asked; strings NULL when not given. */
 typedef struct KpgOperationRequest
@@ -51,6 +67,7 @@ typedef struct KpgOperationRequest
 	bool		flush_immediately;
 	const char *table_command;	/* .create-merge to run before posting, or NULL */
 	const char *on_type_error;
+	KpgExactlyOnce exactly_once;
 	TimestampTz created_at;
 } KpgOperationRequest;
 
@@ -89,13 +106,13 @@ extern void kpg_operations_outcome(const pg_uuid_t *id, KpgOutcome *outcome);
 /* Of operations and blobs; a blob is never pending or running. */
 typedef enum KpgState
 {
-	KPG_STATE_PENDING,			/* next: running, cancelled */
-	KPG_STATE_RUNNING,			/* next: staged, failed */
+	KPG_STATE_PENDING,			/* next: running, failed, cancelled */
+	KPG_STATE_RUNNING,			/* next: staged, succeeded, failed, pending, cancelled */
 	KPG_STATE_STAGED,			/* next: posting, cancelled; a blob: failed */
 	KPG_STATE_POSTING,			/* next: posted, failed; a blob: posting, unknown */
 	KPG_STATE_POSTED,			/* next: the five that follow */
 	KPG_STATE_SUCCEEDED,		/* all that was sent is in Kusto, or was there already */
-	KPG_STATE_PARTIALLY_SUCCEEDED,
+	KPG_STATE_PARTIALLY_SUCCEEDED,	/* retry: staged */
 	KPG_STATE_FAILED,			/* retry: staged */
 	KPG_STATE_SKIPPED,			/* Kusto found that it has the data */
 	KPG_STATE_UNKNOWN,			/* retry: staged */
@@ -186,6 +203,7 @@ typedef struct KpgOpenBlob
 	char	   *url;
 	uint64		raw_bytes;
 	KpgState	state;			/* staged, posting or posted */
+	bool		exactly_once;	/* has an ingest-by tag of its own */
 	int			post_attempts;
 	char	   *status_table;	/* NULL: not known */
 	TimestampTz posted_at;		/* 0: never */

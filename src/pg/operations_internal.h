@@ -9,6 +9,8 @@
 
 #include "executor/spi.h"
 
+#include "operations.h"
+
 /* What to go back to. */
 typedef struct KpgSqlScope
 {
@@ -51,5 +53,11 @@ extern uint64 kpg_operations_execute(const char *sql, const KpgSqlArg *args, int
 extern Datum kpg_operations_value(uint64 row, int column, bool *isnull);
 /* The same as a C string in context; NULL for null. */
 extern char *kpg_operations_string(MemoryContext context, uint64 row, int column);
+
+/*
+ * Move an operation, inside a scope; error_code and the like are kept or
+ * forgotten.  False when the row is gone or its state forbids the move.
+ */
+extern bool kpg_operations_move(const pg_uuid_t *id, KpgState to, bool keep_error);
 
 #endif							/* KPG_OPERATIONS_INTERNAL_H */

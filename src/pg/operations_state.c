@@ -34,16 +34,17 @@ static const char *const state_names[KPG_STATE_COUNT] = {
 
 /* For each state, the states that may come right before it. */
 static const uint32 operation_moves[KPG_STATE_COUNT] = {
+	[KPG_STATE_PENDING] = FROM(RUNNING),
 	[KPG_STATE_RUNNING] = FROM(PENDING),
-	[KPG_STATE_STAGED] = FROM(RUNNING) | FROM(FAILED) | FROM(UNKNOWN),
+	[KPG_STATE_STAGED] = FROM(RUNNING) | FROM(FAILED) | FROM(UNKNOWN) | FROM(PARTIALLY_SUCCEEDED),
 	[KPG_STATE_POSTING] = FROM(STAGED),
 	[KPG_STATE_POSTED] = FROM(POSTING),
-	[KPG_STATE_SUCCEEDED] = FROM(POSTED),
+	[KPG_STATE_SUCCEEDED] = FROM(RUNNING) | FROM(POSTED),
 	[KPG_STATE_PARTIALLY_SUCCEEDED] = FROM(POSTED),
-	[KPG_STATE_FAILED] = FROM(RUNNING) | FROM(POSTING) | FROM(POSTED),
+	[KPG_STATE_FAILED] = FROM(PENDING) | FROM(RUNNING) | FROM(POSTING) | FROM(POSTED),
 	[KPG_STATE_SKIPPED] = FROM(POSTED),
 	[KPG_STATE_UNKNOWN] = FROM(POSTED),
-	[KPG_STATE_CANCELLED] = FROM(PENDING) | FROM(STAGED)
+	[KPG_STATE_CANCELLED] = FROM(PENDING) | FROM(RUNNING) | FROM(STAGED)
 };
 
 /* A blob whose post is in doubt is unknown without ever having been posted. */
@@ -62,6 +63,9 @@ static const uint32 blob_moves[KPG_STATE_COUNT] = {
 static const char update_operation[] =
 "UPDATE kusto.operation SET state = $1,"
 " attempts = attempts + CASE WHEN $1 = 'posting' THEN 1 ELSE 0 END,"
+" runs = runs + CASE WHEN $1 = 'running' THEN 1 ELSE 0 END,"
+" started_at = CASE WHEN $1 = 'running' THEN clock_timestamp() ELSE started_at END,"
+" staged_at = CASE WHEN $1 = 'staged' THEN clock_timestamp() ELSE staged_at END,"
 " posted_at = CASE WHEN $1 = 'posted' THEN clock_timestamp() ELSE posted_at END,"
 " finished_at = CASE WHEN $2 THEN clock_timestamp() END,"
 " error_code = CASE WHEN $3 THEN error_code END,"
@@ -184,6 +188,12 @@ move(const pg_uuid_t *id, int ordinal, KpgState to, bool keep_error, const KpgBl
 	if (ordinal == 0)
 		return kpg_operations_execute(update_operation, args, 5, SPI_OK_UPDATE, 0) == 1;
 	return kpg_operations_execute(update_blob, args, lengthof(args), SPI_OK_UPDATE, 0) == 1;
+}
+
+bool
+kpg_operations_move(const pg_uuid_t *id, KpgState to, bool keep_error)
+{
+	return move(id, 0, to, keep_error, NULL);
 }
 
 bool

@@ -54,7 +54,7 @@ static const char select_operation[] =
 
 static const char select_blobs[] =
 "SELECT b.ordinal, b.source_id, b.url, b.raw_bytes, b.state, b.post_attempts, b.status_table,"
-" b.posted_at"
+" b.posted_at, b.exactly_once"
 " FROM kusto.blob b"
 " WHERE b.operation_id = $1 AND b.state IN ('staged', 'posting', 'posted')"
 " ORDER BY b.ordinal";
@@ -263,6 +263,7 @@ read_blob(MemoryContext context, uint64 row, KpgOpenBlob *blob)
 	blob->posted_at = DatumGetTimestampTz(kpg_operations_value(row, 8, &isnull));
 	if (isnull)
 		blob->posted_at = 0;
+	blob->exactly_once = DatumGetBool(kpg_operations_value(row, 9, &isnull));
 }
 
 KpgOpenOperation *

@@ -122,6 +122,7 @@ fill_request(const KpgOpenOperation *row, const WorkBlob *blob, KcPostRequest *r
 	if (row->has_creation_time)
 		properties->creation_time_us = row->creation_time + EPOCH_OFFSET_US;
 	properties->flush_immediately = row->flush_immediately;
+	properties->exactly_once = blob->row->exactly_once;
 	properties->report = KC_REPORT_ALL;
 	request->source_id = blob->row->source_id;
 	request->blob_url = kc_slice(blob->row->url);
