@@ -21,6 +21,9 @@ PG_SRCS = $(sort $(wildcard src/pg/*.c))
 OBJS = $(CORE_SRCS:src/%.c=build/obj/%.o) $(PG_SRCS:src/%.c=build/obj/%.o)
 
 REGRESS = $(sort $(patsubst sql/%.sql,%,$(wildcard sql/*.sql)))
+# One transaction against another; these need no Kusto service.
+ISOLATION = $(sort $(patsubst test/isolation/specs/%.spec,%,$(wildcard test/isolation/specs/*.spec)))
+ISOLATION_OPTS = --inputdir=test/isolation --load-extension=$(EXTENSION)
 TAP_TESTS = $(if $(wildcard t/*.pl),1)
 PROVE_FLAGS += -I t/lib
 
@@ -73,13 +76,25 @@ build/flags: FORCE
 	@{ echo '$(subst ','\'',$(VERSION) $(CC) $(CFLAGS) $(CPPFLAGS))'; } > $@.new
 	@cmp -s $@.new $@ && rm -f $@.new || mv -f $@.new $@
 
-build/obj/pg/%.o: private override CFLAGS += $(PG_WARNINGS)
+build/obj/pg/%.o build/faults/pg/%.o: private override CFLAGS += $(PG_WARNINGS)
 # Core says itself what it needs of the C library; it is also built without PostgreSQL's flags.
-build/obj/core/%.o: private override CPPFLAGS := $(filter-out -D_GNU_SOURCE,$(CPPFLAGS))
+build/obj/core/%.o build/faults/core/%.o: private override CPPFLAGS := $(filter-out -D_GNU_SOURCE,$(CPPFLAGS))
 
 build/obj/%.o: src/%.c build/flags build/curl-checked
 	@mkdir -p $(@D)
 	$(COMPILE.c) -MMD -MP -o $@ $<
+
+# The same library with accidents on demand (src/pg/fault.h): for the crash matrix of t/ alone.
+FAULT_OBJS = $(OBJS:build/obj/%=build/faults/%)
+
+build/faults/%.o: src/%.c build/flags build/curl-checked
+	@mkdir -p $(@D)
+	$(COMPILE.c) -DKUSTO_FAULTS -MMD -MP -o $@ $<
+
+build/faults/$(EXTENSION)$(DLSUFFIX): $(FAULT_OBJS)
+	$(LINK.shared) -o $@ $^ $(LDFLAGS) $(LDFLAGS_SL) $(SHLIB_LINK)
+
+faults: build/faults/$(EXTENSION)$(DLSUFFIX)
 
 # `make` and `make install` check what the library exports.
 all: build/exports-checked
@@ -145,8 +160,8 @@ check-layers:
 dist:
 	git archive --format=zip --prefix=$(EXTENSION)-$(DISTVERSION)/ -o $(EXTENSION)-$(DISTVERSION).zip HEAD
 
--include $(OBJS:.o=.d) $(UNIT_LIB_OBJS:.o=.d) $(FUZZ_LIB_OBJS:.o=.d)
+-include $(OBJS:.o=.d) $(FAULT_OBJS:.o=.d) $(UNIT_LIB_OBJS:.o=.d) $(FUZZ_LIB_OBJS:.o=.d)
 -include $(UNIT_TESTS:=.d) $(FUZZ_TESTS:=.d)
 
 .SECONDARY:
-.PHONY: FORCE unit unit-build fuzz fuzz-build check-layers dist
+.PHONY: FORCE faults unit unit-build fuzz fuzz-build check-layers dist

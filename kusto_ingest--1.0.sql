@@ -116,13 +116,29 @@ COMMENT ON COLUMN kusto.blob.exactly_once IS 'posted with the tag ingest-by:<sou
 COMMENT ON COLUMN kusto.blob.url IS 'where the blob is, without its shared access signature';
 COMMENT ON COLUMN kusto.blob.status_table IS 'status table that the service reports to, without its shared access signature';
 
+CREATE TABLE kusto.worker (
+	only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+	pid integer NOT NULL,
+	started_at timestamptz NOT NULL,
+	last_error text,
+	last_error_at timestamptz,
+	CHECK ((last_error IS NULL) = (last_error_at IS NULL))
+);
+COMMENT ON TABLE kusto.worker IS 'what this database''s background worker tells of itself; read the view kusto.workers instead';
+
 -- A reader sees the operations of the roles that it is a member of; monitoring
--- roles see all.
+-- roles see all, but neither the query of others nor what a query that failed
+-- in a job has said: that may hold its text and its data.
 CREATE VIEW kusto.operations WITH (security_barrier) AS
-	SELECT id, pg_catalog.pg_get_userbyid(owner) AS owner, server, database, table_name, mode,
-		source, query, options, state, attempts, runs, rows, raw_bytes, compressed_bytes, blobs,
-		type_errors, created_at, started_at, staged_at, posted_at, finished_at, error_code, error_message,
-		details, hint, activity_id, system_identifier, database_oid
+	SELECT id, pg_catalog.pg_get_userbyid(owner) AS owner, server, database, table_name, mode, source,
+		CASE WHEN pg_catalog.pg_has_role(owner, 'USAGE') THEN query END AS query,
+		options, state, attempts, runs, rows, raw_bytes, compressed_bytes, blobs,
+		type_errors, created_at, started_at, staged_at, posted_at, finished_at, error_code,
+		CASE WHEN staged_at IS NOT NULL OR pg_catalog.pg_has_role(owner, 'USAGE')
+			THEN error_message END AS error_message,
+		CASE WHEN staged_at IS NOT NULL OR pg_catalog.pg_has_role(owner, 'USAGE')
+			THEN details END AS details,
+		hint, activity_id, system_identifier, database_oid
 	FROM kusto.operation
 	WHERE pg_catalog.pg_has_role(owner, 'USAGE')
 		OR pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE');
@@ -137,6 +153,91 @@ CREATE VIEW kusto.blobs WITH (security_barrier) AS
 	WHERE pg_catalog.pg_has_role(o.owner, 'USAGE')
 		OR pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE');
 COMMENT ON VIEW kusto.blobs IS 'the blobs of exports to Kusto and what became of each';
+
+-- What kusto_ingest() and jobs report of themselves (src/pg/progress.c), live.
+-- PostgreSQL hides the parameters of other users' processes from all but
+-- pg_read_all_stats, and so leaves their rows out.  Before version 14 there is
+-- no progress of COPY to ask for, and nobody else uses these parameters.
+-- The operands have the very types of pg_catalog's operators, so that no others
+-- are taken.
+CREATE VIEW kusto.progress AS
+	SELECT (pg_catalog.lpad(pg_catalog.to_hex(p.param18), 16, '0')
+			|| pg_catalog.lpad(pg_catalog.to_hex(p.param19), 16, '0'))::uuid AS operation_id,
+		p.pid,
+		pg_catalog.pg_get_userbyid(a.usesysid) AS usename,
+		CASE p.param14
+			WHEN 1 THEN 'running the query'
+			WHEN 2 THEN 'uploading the rest'
+			WHEN 3 THEN 'staging'
+		END AS phase,
+		p.param3 AS rows,
+		p.param1 AS raw_bytes,
+		p.param15 AS compressed_bytes,
+		p.param16::integer AS blobs,
+		t.elapsed,
+		pg_catalog.round(p.param3::double precision / t.seconds) AS rows_per_second,
+		pg_catalog.round(p.param1::double precision / t.seconds) AS raw_bytes_per_second,
+		a.wait_event,
+		a.backend_xmin,
+		pg_catalog.age(a.backend_xmin) AS backend_xmin_age
+	FROM pg_catalog.pg_stat_get_progress_info(
+			CASE WHEN pg_catalog.current_setting('server_version_num')::integer < 140000
+				THEN 'VACUUM' ELSE 'COPY' END) p
+		CROSS JOIN LATERAL (
+			SELECT e.elapsed,
+				NULLIF(pg_catalog.date_part('epoch', e.elapsed), double precision '0') AS seconds
+			FROM (SELECT pg_catalog.clock_timestamp() - (timestamptz '2000-01-01 00:00:00+00'
+				+ p.param17::double precision * interval '1 microsecond') AS elapsed) e) t
+		LEFT JOIN LATERAL pg_catalog.pg_stat_get_activity(p.pid) a ON true
+	WHERE p.param20 = 7743222078252331056
+		AND p.datid = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database());
+COMMENT ON VIEW kusto.progress IS 'exports that run now in this database, own ones unless the reader monitors all';
+COMMENT ON COLUMN kusto.progress.rows IS 'rows that the query has given so far';
+COMMENT ON COLUMN kusto.progress.blobs IS 'blobs that are complete in the service''s storage';
+COMMENT ON COLUMN kusto.progress.backend_xmin_age IS 'how many transactions ago the oldest one began that VACUUM must keep rows for, for this export''s sake';
+
+-- The worker of this database, whether or not it runs, and the processes of the
+-- jobs that the reader may see.  What runs holds an advisory lock
+-- (src/pg/worker_start.c, worker_job.c): that needs no privilege to see, and
+-- outlives nobody.
+CREATE VIEW kusto.workers WITH (security_barrier) AS
+	WITH held AS (
+		SELECT l.pid, l.classid, l.objid, l.objsubid
+		FROM pg_catalog.pg_locks l
+			JOIN pg_catalog.pg_database d ON d.oid OPERATOR(pg_catalog.=) l.database
+		WHERE l.locktype = 'advisory' AND l.mode = 'ExclusiveLock' AND l.granted
+			AND d.datname = pg_catalog.current_database()),
+	visible AS (
+		SELECT id, state, created_at, started_at
+		FROM kusto.operation
+		WHERE finished_at IS NULL
+			AND (pg_catalog.pg_has_role(owner, 'USAGE')
+				OR pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE')))
+	SELECT h.pid, 'kusto_ingest worker' AS backend_type,
+		CASE WHEN h.pid IS NULL THEN 'stopped' ELSE 'running' END AS state,
+		CASE WHEN h.pid = w.pid THEN w.started_at END AS started_at,
+		NULL::uuid AS operation_id,
+		CASE WHEN pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE') THEN w.last_error END AS last_error,
+		w.last_error_at, v.oldest_unposted_age, v.pending, v.running, v.staged, v.posting, v.posted
+	FROM (SELECT pg_catalog.clock_timestamp() - min(created_at) FILTER (WHERE state <> 'posted') AS oldest_unposted_age,
+				count(*) FILTER (WHERE state = 'pending') AS pending,
+				count(*) FILTER (WHERE state = 'running') AS running,
+				count(*) FILTER (WHERE state = 'staged') AS staged,
+				count(*) FILTER (WHERE state = 'posting') AS posting,
+				count(*) FILTER (WHERE state = 'posted') AS posted
+			FROM visible) v
+		LEFT JOIN held h ON h.classid = 1263883092 AND h.objid = 2 AND h.objsubid = 19285
+		LEFT JOIN kusto.worker w ON true
+	UNION ALL
+	SELECT h.pid, 'kusto_ingest job', 'running', v.started_at, v.id,
+		NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
+	FROM held h
+		JOIN visible v ON h.objsubid = 19274
+			AND h.classid = ('x' || substr(v.id::text, 1, 8))::bit(32)::bigint::oid
+			AND h.objid = ('x' || substr(replace(v.id::text, '-', ''), 9, 8))::bit(32)::bigint::oid;
+COMMENT ON VIEW kusto.workers IS 'the background worker of this database and its jobs: what runs, what went wrong, what waits';
+COMMENT ON COLUMN kusto.workers.last_error IS 'what went wrong last in the worker, or with an export; for monitoring roles';
+COMMENT ON COLUMN kusto.workers.oldest_unposted_age IS 'since when the oldest operation that the reader may see waits to be posted';
 
 -- ---------------------------------------------------------------------------
 -- Exporting
@@ -225,7 +326,7 @@ RETURNS boolean
 AS 'MODULE_PATHNAME', 'kusto_retry'
 LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION kusto_retry(uuid)
-IS 'post the blobs of an operation again that did not land; false when there is nothing to retry';
+IS 'post the blobs of an operation again that did not land, or perhaps did not; false when there is nothing to retry';
 
 CREATE FUNCTION kusto_purge(older_than interval)
 RETURNS bigint
@@ -279,6 +380,8 @@ IS 'try each step between here and Kusto, and say what to do about the one that 
 -- Privileges: nobody may do anything until told (README, "Privileges")
 -- ---------------------------------------------------------------------------
 
+-- CREATE SERVER and the like call it without asking.
+REVOKE ALL ON FUNCTION kusto_fdw_validator(text[], oid) FROM PUBLIC;
 REVOKE ALL ON FUNCTION kusto_ingest(text, text, text, name, text, text, text[], text[], timestamptz, boolean, boolean, text, text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION kusto_ingest_async(text, text, text, name, text, text, text[], text[], timestamptz, boolean, boolean, text, text) FROM PUBLIC;
 REVOKE ALL ON PROCEDURE kusto_ingest_and_wait(text, text, text, name, text, text, text[], text[], timestamptz, boolean, boolean, text, text, interval) FROM PUBLIC;

@@ -1,17 +1,8 @@
 --
 -- kusto_create_table_command() and create_table => true
 --
-SET client_min_messages = warning;
-CREATE EXTENSION IF NOT EXISTS kusto_ingest;
-RESET client_min_messages;
-\set engine `echo "$KUSTO_ENGINE_URI"`
-\set ingest `echo "$KUSTO_INGEST_URI"`
-\set login `echo "$KUSTO_LOGIN_URI"`
-\set tenant `echo "$KUSTO_TENANT"`
-\set client_id `echo "$KUSTO_CLIENT_ID"`
-\set client_secret `echo "$KUSTO_CLIENT_SECRET"`
-CREATE SERVER regress_kusto FOREIGN DATA WRAPPER kusto
-  OPTIONS (query_uri :'engine', ingest_uri :'ingest', authority :'login', database 'telemetry');
+\i sql/include/extension.sql
+\i sql/include/service.sql
 CREATE USER MAPPING FOR CURRENT_USER SERVER regress_kusto
   OPTIONS (auth 'client_secret', tenant :'tenant', client_id :'client_id', client_secret :'client_secret');
 
@@ -69,7 +60,6 @@ SELECT v ->> 'TableName' AS t FROM kusto_command('.show tables') v WHERE v ->> '
 SELECT count(*) >= 0 AS done FROM kusto_command('.drop table ["Regress Created"]');
 SELECT count(*) >= 0 AS done FROM kusto_command('.drop table RegressEmpty');
 SELECT count(*) >= 0 AS done FROM kusto_command('.drop table RegressAfter');
-SET client_min_messages = warning;
 DROP SERVER regress_kusto CASCADE;
 DROP TABLE regress_wide;
 DROP TYPE regress_pair, regress_mood;

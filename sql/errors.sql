@@ -2,9 +2,7 @@
 -- What kusto_ingest() refuses, all before anything is sent.  The server's
 -- port is closed: whatever asked it would fail in another way.
 --
-SET client_min_messages = warning;
-CREATE EXTENSION IF NOT EXISTS kusto_ingest;
-RESET client_min_messages;
+\i sql/include/extension.sql
 
 CREATE SERVER regress_kusto_nowhere FOREIGN DATA WRAPPER kusto OPTIONS (cluster 'http://127.0.0.1:1');
 CREATE TABLE regress_t (a int, b text);

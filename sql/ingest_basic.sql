@@ -1,18 +1,9 @@
 --
 -- kusto_ingest(): from a query to rows in Kusto
 --
-SET client_min_messages = warning;
-CREATE EXTENSION IF NOT EXISTS kusto_ingest;
-RESET client_min_messages;
-\set engine `echo "$KUSTO_ENGINE_URI"`
-\set ingest `echo "$KUSTO_INGEST_URI"`
-\set login `echo "$KUSTO_LOGIN_URI"`
-\set tenant `echo "$KUSTO_TENANT"`
-\set client_id `echo "$KUSTO_CLIENT_ID"`
-\set client_secret `echo "$KUSTO_CLIENT_SECRET"`
-CREATE SERVER regress_kusto_basic FOREIGN DATA WRAPPER kusto
-  OPTIONS (query_uri :'engine', ingest_uri :'ingest', authority :'login', database 'telemetry');
-CREATE USER MAPPING FOR CURRENT_USER SERVER regress_kusto_basic
+\i sql/include/extension.sql
+\i sql/include/service.sql
+CREATE USER MAPPING FOR CURRENT_USER SERVER regress_kusto
   OPTIONS (auth 'client_secret', tenant :'tenant', client_id :'client_id', client_secret :'client_secret');
 SELECT count(*) FROM kusto_command('.create table RegressBasic (a:long, b:string)');
 
@@ -34,7 +25,7 @@ FROM kusto.blobs WHERE operation_id = :'id';
 SELECT count(*) >= 0 AS done FROM kusto_command('.clear table RegressBasic data');
 
 -- the default database; named arguments; Kusto's properties
-SELECT kusto_ingest(query => 'VALUES (1, ''x'')', database => NULL, table_name => 'RegressBasic', server => 'regress_kusto_basic',
+SELECT kusto_ingest(query => 'VALUES (1, ''x'')', database => NULL, table_name => 'RegressBasic', server => 'regress_kusto',
   tags => ARRAY['drop-by:regress', 'ingest-by:regress-1'], ingest_if_not_exists => ARRAY['regress-1'],
   creation_time => '2024-02-29 12:00:00.5+00', flush_immediately => true) AS id \gset
 SELECT kusto_wait(:'id', '60 s');
@@ -47,7 +38,9 @@ SELECT v FROM kusto_query('RegressBasic') v;
 SELECT count(*) >= 0 AS done FROM kusto_command('.clear table RegressBasic data');
 
 -- no rows, no blob
+SET client_min_messages = notice;
 SELECT kusto_ingest('SELECT * FROM regress_t WHERE false', 'telemetry', 'RegressBasic') AS id \gset
+SET client_min_messages = warning;
 SELECT state, rows, raw_bytes, blobs, finished_at IS NOT NULL AS finished FROM kusto.operations WHERE id = :'id';
 SELECT kusto_wait(:'id');
 
@@ -107,14 +100,14 @@ $$;
 CREATE TRIGGER t AFTER INSERT ON regress_t FOR EACH STATEMENT EXECUTE FUNCTION regress_trigger();
 INSERT INTO regress_t VALUES (30, 'thirty'), (31, 'thirty-one');
 DROP TRIGGER t ON regress_t;
-SELECT DISTINCT kusto_wait(id, '60 s') FROM kusto.operations WHERE server = 'regress_kusto_basic';
+SELECT DISTINCT kusto_wait(id, '60 s') FROM kusto.operations WHERE table_name = 'RegressBasic';
 SELECT v FROM kusto_query('RegressBasic | sort by a asc') v;
 SELECT count(*) >= 0 AS done FROM kusto_command('.clear table RegressBasic data');
 
 -- several exports in one statement; one inside the other
 SELECT count(DISTINCT kusto_ingest(format('SELECT %s AS a, ''multi'' AS b', g), 'telemetry', 'RegressBasic')) FROM generate_series(40, 44) g;
 SELECT kusto_ingest('SELECT 50 AS a, (kusto_ingest(''SELECT 51 AS a, ''''inner'''' AS b'', ''telemetry'', ''RegressBasic'') IS NOT NULL)::text AS b', 'telemetry', 'RegressBasic') IS NOT NULL AS staged;
-SELECT DISTINCT kusto_wait(id, '60 s') FROM kusto.operations WHERE server = 'regress_kusto_basic';
+SELECT DISTINCT kusto_wait(id, '60 s') FROM kusto.operations WHERE table_name = 'RegressBasic';
 SELECT v FROM kusto_query('RegressBasic | sort by a asc') v;
 SELECT count(*) >= 0 AS done FROM kusto_command('.clear table RegressBasic data');
 
@@ -144,9 +137,12 @@ $$;
 SELECT kusto_query('RegressBasic | count');
 CALL kusto_ingest_and_wait('SELECT 70 AS a, ''first'' AS b', 'telemetry', 'RegressBasic',
   tags => ARRAY['ingest-by:regress-2'], ingest_if_not_exists => ARRAY['regress-2']);
+-- one notice says what was exported, another that it was skipped
+SET client_min_messages = notice;
 \set VERBOSITY sqlstate
 CALL kusto_ingest_and_wait('SELECT 70 AS a, ''again'' AS b', 'telemetry', 'RegressBasic',
   tags => ARRAY['ingest-by:regress-2'], ingest_if_not_exists => ARRAY['regress-2']);
+SET client_min_messages = warning;
 CALL kusto_ingest_and_wait('SELECT 1 AS a', 'telemetry', 'RegressNoSuchTable');
 CALL kusto_ingest_and_wait('SELECT 1 AS a, ''x'' AS b', 'telemetry', 'RegressBasic', mapping => 'no_such_mapping');
 \set VERBOSITY default
@@ -154,14 +150,13 @@ DO $$
 BEGIN
   CALL kusto_ingest_and_wait('SELECT 1 AS a', 'telemetry', 'RegressNoSuchTable');
 EXCEPTION WHEN SQLSTATE '2D000' THEN
-  RAISE NOTICE '%', SQLERRM;
+  RAISE WARNING '%', SQLERRM;
 END
 $$;
 SELECT table_name, state, error_code, error_message, hint FROM kusto.operations
-WHERE server = 'regress_kusto_basic' AND state NOT IN ('succeeded', 'skipped') ORDER BY created_at;
+WHERE table_name IN ('RegressBasic', 'RegressNoSuchTable') AND state NOT IN ('succeeded', 'skipped') ORDER BY created_at;
 
 SELECT count(*) >= 0 AS done FROM kusto_command('.drop table RegressBasic');
-SET client_min_messages = warning;
-DROP SERVER regress_kusto_basic CASCADE;
+DROP SERVER regress_kusto CASCADE;
 DROP FUNCTION regress_try, regress_trigger;
 DROP TABLE regress_t, regress_big;

@@ -1,9 +1,7 @@
 --
 -- Options of servers and user mappings.  Nothing here talks to a network.
 --
-SET client_min_messages = warning;
-CREATE EXTENSION IF NOT EXISTS kusto_ingest;
-RESET client_min_messages;
+\i sql/include/extension.sql
 CREATE ROLE regress_kusto_owner;
 CREATE ROLE regress_kusto_reader IN ROLE pg_read_server_files;
 GRANT USAGE ON FOREIGN DATA WRAPPER kusto TO regress_kusto_owner, regress_kusto_reader;

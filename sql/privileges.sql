@@ -1,21 +1,12 @@
 --
 -- Who may do what, and as whom a query runs.
 --
-SET client_min_messages = warning;
-CREATE EXTENSION IF NOT EXISTS kusto_ingest;
-RESET client_min_messages;
-\set engine `echo "$KUSTO_ENGINE_URI"`
-\set ingest `echo "$KUSTO_INGEST_URI"`
-\set login `echo "$KUSTO_LOGIN_URI"`
-\set tenant `echo "$KUSTO_TENANT"`
-\set client_id `echo "$KUSTO_CLIENT_ID"`
-\set client_secret `echo "$KUSTO_CLIENT_SECRET"`
+\i sql/include/extension.sql
+\i sql/include/service.sql
 CREATE ROLE regress_kusto_nobody;
 CREATE ROLE regress_kusto_writer;
 CREATE ROLE regress_kusto_monitor IN ROLE pg_read_all_stats;
 CREATE ROLE regress_kusto_member IN ROLE regress_kusto_writer;
-CREATE SERVER regress_kusto FOREIGN DATA WRAPPER kusto
-  OPTIONS (query_uri :'engine', ingest_uri :'ingest', authority :'login', database 'telemetry');
 
 -- nothing is granted to PUBLIC
 SELECT p.oid::regprocedure::text AS callable_by_public
@@ -121,7 +112,6 @@ SELECT count(*) AS secrets_seen FROM pg_user_mappings WHERE umoptions IS NOT NUL
 RESET ROLE;
 
 SELECT count(*) >= 0 AS done FROM kusto_command('.drop table RegressRows');
-SET client_min_messages = warning;
 DROP FUNCTION regress_export, regress_anywhere, regress_query;
 DROP TABLE regress_secret, regress_rows;
 DROP SERVER regress_kusto CASCADE;

@@ -1,17 +1,8 @@
 --
 -- kusto_query(), kusto_command(), kusto_test_connection()
 --
-SET client_min_messages = warning;
-CREATE EXTENSION IF NOT EXISTS kusto_ingest;
-RESET client_min_messages;
-\set engine `echo "$KUSTO_ENGINE_URI"`
-\set ingest `echo "$KUSTO_INGEST_URI"`
-\set login `echo "$KUSTO_LOGIN_URI"`
-\set tenant `echo "$KUSTO_TENANT"`
-\set client_id `echo "$KUSTO_CLIENT_ID"`
-\set client_secret `echo "$KUSTO_CLIENT_SECRET"`
-CREATE SERVER regress_kusto FOREIGN DATA WRAPPER kusto
-  OPTIONS (query_uri :'engine', ingest_uri :'ingest', authority :'login', database 'telemetry');
+\i sql/include/extension.sql
+\i sql/include/service.sql
 CREATE USER MAPPING FOR CURRENT_USER SERVER regress_kusto
   OPTIONS (auth 'client_secret', tenant :'tenant', client_id :'client_id', client_secret :'client_secret');
 
@@ -99,5 +90,4 @@ ALTER SERVER regress_kusto OPTIONS (SET query_uri 'http://127.0.0.1:1');
 SELECT step, ok, detail LIKE '%wrong-secret%' AS shows_secret, hint FROM kusto_test_connection();
 SELECT kusto_test_connection('regress_kusto_none');
 
-SET client_min_messages = warning;
 DROP SERVER regress_kusto CASCADE;

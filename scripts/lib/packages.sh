@@ -80,6 +80,8 @@ missing_packages()
 	lacks libipc-run-perl perl -MIPC::Run -e 1
 	lacks openssl command -v openssl
 	lacks clang command -v clang
+	# On Debian itself tools/check_versions fetches packages.
+	! grep -qsx 'ID=debian' /etc/os-release || lacks debian-archive-keyring test -s /usr/share/keyrings/debian-archive-keyring.gpg
 	lacks libclang-rt-dev has_fuzzer
 }
 
@@ -97,6 +99,39 @@ need_packages()
 	fi
 	choose_pg_config || die "PG_CONFIG=$PG_CONFIG has no server or no headers"
 	export PG_CONFIG
+	[ "$1" = test ] || return 0
+	know_packages
+	want_pg_cron
+}
+
+# Packages that are all here do not mean that apt knows of any others, or of their mirror.
+know_packages()
+{
+	[ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || return 0
+	compgen -G '/var/lib/apt/lists/*_Packages*' >/dev/null || apt_get update
+}
+
+# A test schedules exports with pg_cron, and is skipped where there is none: not every distribution
+# has it for every version, and a PostgreSQL that was built by hand has only what it was given.
+want_pg_cron()
+{
+	local version package
+	version=$("$PG_CONFIG" --version | sed 's/^PostgreSQL \([0-9]*\).*/\1/')
+	package=postgresql-$version-cron
+	if [ -f "$("$PG_CONFIG" --pkglibdir)/pg_cron.so" ] ||
+		[ "$("$PG_CONFIG" --bindir)" != "/usr/lib/postgresql/$version/bin" ] ||
+		! command -v apt-get >/dev/null; then
+		return 0
+	elif [ "$(id -u)" != 0 ]; then
+		say "without $package, which root may install, its test is skipped"
+		return 0
+	fi
+	if apt-cache show "$package" >/dev/null 2>&1; then
+		say "installing $package"
+		install_without_cluster "$package"
+	else
+		say "there is no $package here: its test is skipped"
+	fi
 }
 
 install_packages()

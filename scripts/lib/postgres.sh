@@ -37,6 +37,18 @@ make_private_postgres()
 	make -C "$root" -s install PG_CONFIG="$PG_CONFIG" DESTDIR="$tree" >/dev/null
 }
 
+# Another private tree, with the library that has accidents on demand. After make_private_postgres;
+# sets fault_bindir.
+make_fault_postgres()
+{
+	local tree=$work/postgres_faults
+	run make -C "$root" -s -j "$(jobs_at_once)" PG_CONFIG="$PG_CONFIG" faults
+	cp -al "$work/postgres" "$tree"
+	# Not through the link, which would write to the other tree.
+	cp --remove-destination "$root/build/faults/kusto_ingest.so" "$tree$("$PG_CONFIG" --pkglibdir)/"
+	fault_bindir=$tree$("$PG_CONFIG" --bindir)
+}
+
 # start_cluster [option=value ...]; sets PGHOST, PGPORT and PGUSER for the clients.
 start_cluster()
 {

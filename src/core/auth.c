@@ -2,7 +2,9 @@
  * auth.c
  *	  The cached access token of a client: when it is fetched, who waits.
  *
- *		wait -> cloud metadata known? -> token request -> token -> wake
+ *		wait -> whose turn? -> cloud metadata known? -> token request -> token -> wake
+ *				 |	 ^
+ *				 +---+--- another process is fetching it, or has
  */
 #include <string.h>
 
@@ -11,6 +13,10 @@
 #define RETRY_AFTER_FAILURE_MS 30000
 /* Of the single try that renews a token while the old one lasts. */
 #define RENEWAL_TIMEOUT_MS	10000
+/* While the old token serves and another process fetches the new one. */
+#define RECHECK_MS			1000
+/* How long others may believe that the service asks for no token. */
+#define NO_AUTH_LIFE_S		3600
 
 static const char doing_token[] = "getting an access token";
 
@@ -20,6 +26,7 @@ struct KcAuth
 	KcMux	   *mux;
 	KcAuthConfig config;
 	KcCloud    *cloud;
+	KcCacheUser share;
 	KcWaiter	cloud_waiter;
 	KcTokenRequest request;		/* of http */
 	KcHttp	   *http;
@@ -52,6 +59,7 @@ token_lasts(const KcAuth *auth)
 static void
 finish(KcAuth *auth, const KcError *err)
 {
+	kc_cache_give_up(&auth->share, err != NULL);
 	if (err != NULL && token_lasts(auth))
 	{
 		auth->refresh_ms = now_ms(auth) + RETRY_AFTER_FAILURE_MS;
@@ -61,14 +69,29 @@ finish(KcAuth *auth, const KcError *err)
 }
 
 static void
-set_token(KcAuth *auth, char *token, int64_t lifetime_s, int64_t refresh_s)
+set_token(KcAuth *auth, char *token, int64_t expires_ms, int64_t refresh_ms)
 {
 	kc_free_secret(auth->alloc, auth->token);
 	auth->token = token;
 	auth->generation++;
 	auth->rejected = false;
-	auth->expires_ms = lifetime_s < 0 ? INT64_MAX : now_ms(auth) + lifetime_s * 1000;
-	auth->refresh_ms = refresh_s < 0 ? INT64_MAX : now_ms(auth) + refresh_s * 1000;
+	auth->expires_ms = expires_ms;
+	auth->refresh_ms = refresh_ms;
+}
+
+/* One that the service gave this moment. */
+static void
+take_fetched(KcAuth *auth, char *token, int64_t lifetime_s, int64_t refresh_s)
+{
+	KcCacheValue value = {
+		.expires_ms = now_ms(auth) + lifetime_s * 1000,
+		.refresh_ms = now_ms(auth) + refresh_s * 1000,
+		.len = strlen(token),
+		.data = token
+	};
+
+	set_token(auth, token, value.expires_ms, value.refresh_ms);
+	kc_cache_share(&auth->share, &value);
 }
 
 static void
@@ -85,7 +108,7 @@ on_token(KcHttp *http)
 		status = kc_token_answer_parse(auth->alloc, kc_buf_view(&http->response.body),
 									   clock->unix_us(clock->arg), &answer, &err);
 		if (status == KC_OK)
-			set_token(auth, answer.token, answer.lifetime_s, answer.refresh_s);
+			take_fetched(auth, answer.token, answer.lifetime_s, answer.refresh_s);
 	}
 	else if (auth->config.method == KC_AUTH_MANAGED_IDENTITY && err.http_status == 0)
 		err.advice = KC_ADVICE_CHECK_IDENTITY;
@@ -129,7 +152,7 @@ accept_no_auth(KcAuth *auth, KcError *err)
 
 	if (empty == NULL)
 		return kc_error_nomem(err, doing_token);
-	set_token(auth, empty, -1, -1);
+	take_fetched(auth, empty, NO_AUTH_LIFE_S, NO_AUTH_LIFE_S);
 	return KC_OK;
 }
 
@@ -167,19 +190,71 @@ kc_auth_token(const KcAuth *auth, KcToken *token)
 	return true;
 }
 
+static KcStatus
+fetch(KcAuth *auth, KcError *err)
+{
+	const KcCloudInfo *cloud = kc_cloud_info(auth->cloud);
+	KcStatus	status;
+
+	if (cloud == NULL || cloud->no_auth)
+		status = kc_cloud_wait(auth->cloud, &auth->cloud_waiter, err);
+	else
+		status = request_token(auth, cloud, err);
+	if (status != KC_OK)
+		kc_cache_give_up(&auth->share, true);
+	return status;
+}
+
+/* Take the token that others have got, wait for it, or fetch it. */
+static KcStatus
+begin(KcAuth *auth, KcError *err)
+{
+	KcCacheValue value;
+	char	   *token;
+
+	switch (kc_cache_turn(&auth->share, auth->rejected, token_lasts(auth), &value))
+	{
+		case KC_CACHE_FOUND:
+			token = kc_strdup(auth->alloc, kc_slice_n(value.data, value.len));
+			kc_cache_taken(&auth->share, &value);
+			if (token == NULL)
+			{
+				kc_cache_leave(&auth->share);
+				return kc_error_nomem(err, doing_token);
+			}
+			set_token(auth, token, value.expires_ms, value.refresh_ms);
+			return KC_OK;
+		case KC_CACHE_OTHERS:
+			if (token_lasts(auth))
+				auth->refresh_ms = now_ms(auth) + RECHECK_MS;
+			return KC_OK;
+		case KC_CACHE_MINE:
+		case KC_CACHE_ALONE:
+			break;
+	}
+	return fetch(auth, err);
+}
+
+/* It is time to ask the cache again, or what it gave can be told. */
+static void
+on_turn(KcTimer *timer)
+{
+	KcAuth	   *auth = timer->arg;
+	KcError		err;
+
+	if (token_lasts(auth) && now_ms(auth) < auth->refresh_ms)
+		finish(auth, NULL);
+	else if (begin(auth, &err) != KC_OK)
+		finish(auth, &err);
+}
+
 KcStatus
 kc_auth_wait(KcAuth *auth, KcWaiter *waiter, KcError *err)
 {
-	const KcCloudInfo *cloud = kc_cloud_info(auth->cloud);
 	KcStatus	status = KC_OK;
 
-	if (auth->http == NULL && !auth->cloud_waiter.waiting)
-	{
-		if (cloud == NULL || cloud->no_auth)
-			status = kc_cloud_wait(auth->cloud, &auth->cloud_waiter, err);
-		else
-			status = request_token(auth, cloud, err);
-	}
+	if (auth->http == NULL && !auth->cloud_waiter.waiting && !kc_cache_is_waiting(&auth->share))
+		status = begin(auth, err);
 	if (status == KC_OK)
 		kc_waiter_add(&auth->waiters, waiter);
 	return status;
@@ -194,6 +269,7 @@ kc_auth_cancel(KcAuth *auth, KcWaiter *waiter)
 {
 	if (!kc_waiter_cancel(&auth->waiters, waiter))
 		return;
+	kc_cache_leave(&auth->share);
 	kc_cloud_cancel(auth->cloud, &auth->cloud_waiter);
 	if (auth->http == NULL)
 		return;
@@ -341,6 +417,9 @@ kc_auth_create(const KcAlloc *alloc, KcMux *mux, const KcAuthConfig *config, KcC
 	auth->cloud = cloud;
 	auth->cloud_waiter.ready = on_cloud;
 	auth->cloud_waiter.arg = auth;
+	auth->share.timer.fire = on_turn;
+	auth->share.timer.arg = auth;
+	kc_cache_join(&auth->share, config->cache, config->cache_key, KC_CACHE_TOKEN, mux);
 	if (config->method == KC_AUTH_NONE || config->method == KC_AUTH_ACCESS_TOKEN)
 	{
 		fixed = kc_strdup(alloc, kc_slice(config->method == KC_AUTH_NONE ? "" : config->access_token));
@@ -349,7 +428,7 @@ kc_auth_create(const KcAlloc *alloc, KcMux *mux, const KcAuthConfig *config, KcC
 			kc_free(alloc, auth);
 			return kc_error_nomem(err, doing_token);
 		}
-		set_token(auth, fixed, -1, -1);
+		set_token(auth, fixed, INT64_MAX, INT64_MAX);
 	}
 	*result = auth;
 	return KC_OK;
@@ -360,6 +439,7 @@ kc_auth_free(KcAuth *auth)
 {
 	if (auth == NULL)
 		return;
+	kc_cache_leave(&auth->share);
 	if (auth->http != NULL)
 	{
 		kc_http_free(auth->http);

@@ -5,7 +5,8 @@
  * Both are fetched at most once at a time, however many wait.  A token is
  * fetched anew some minutes before it expires.  Whoever finds it due waits, at
  * most for one short try; the others, and everybody if that fails, use the old
- * one while it lasts.
+ * one while it lasts.  Where there is a cache, all of this holds for the
+ * processes that share it.
  *
  * Public sources: learn.microsoft.com/entra/identity-platform/v2-oauth2-client-creds-grant-flow,
  * .../managed-identities-azure-resources/how-to-use-vm-token,
@@ -14,6 +15,7 @@
 #ifndef KC_AUTH_H
 #define KC_AUTH_H
 
+#include "cache.h"
 #include "http.h"
 #include "kusto.h"
 #include "waiter.h"
@@ -68,6 +70,8 @@ typedef struct KcAuthConfig
 	const char *identity_endpoint;	/* NULL: the environment's, else the VM's */
 	const char *identity_header;	/* NULL: the environment's, with its endpoint */
 	const KcHttpConfig *http;
+	const KcCache *cache;		/* NULL: tokens are not shared */
+	const KcCacheKey *cache_key;
 	int64_t		request_timeout_ms;
 	int64_t		retry_total_ms;
 } KcAuthConfig;

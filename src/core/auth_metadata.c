@@ -13,6 +13,7 @@
 
 #define MAX_METADATA (64 * 1024)
 #define MAX_TRY_MS 30000
+#define MAX_TRIES 4
 
 /* Of the public cloud; what a cluster without metadata is taken to use. */
 #define DEFAULT_LOGIN	"https://login.microsoftonline.com"
@@ -269,7 +270,11 @@ ask(KcCloud *cloud, KcError *err)
 	request.max_response = MAX_METADATA;
 	request.timeout_ms = kc_auth_try_timeout_ms(cloud->config.request_timeout_ms);
 	/* With another host to ask, do not insist on this one. */
-	cloud->policy.max_attempts = cloud->asking == 0 && cloud->uris[1] != NULL ? 2 : 4;
+	if (cloud->asking == 0 && cloud->uris[1] != NULL)
+		cloud->policy.max_attempts = 2;
+	else
+		cloud->policy.max_attempts = cloud->config.retry_total_ms > 0 ? 0 : MAX_TRIES;
+	cloud->policy.max_unreached = MAX_TRIES;
 	request.retry = &cloud->policy;
 	status = kc_buf_status(&url, err, doing_metadata);
 	if (status == KC_OK)

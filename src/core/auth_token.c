@@ -13,6 +13,7 @@
 #define IMDS_VERSION		"2018-02-01"
 #define APP_SERVICE_VERSION "2019-08-01"
 #define IMDS_TIMEOUT_MS		15000
+#define MAX_TRIES			4
 #define DEFAULT_LIFETIME_S	600
 #define MAX_LIFETIME_S		(48 * 3600)
 #define REFRESH_EARLY_S		300
@@ -123,7 +124,8 @@ build_client_secret(const KcAuthConfig *config, const KcCloudInfo *cloud, KcToke
 	request->http.explain = explain_login_refusal;
 	request->http.timeout_ms = kc_auth_try_timeout_ms(config->request_timeout_ms);
 	kc_buf_str(&request->secret, config->client_secret);
-	request->policy.max_attempts = 4;
+	request->policy.max_attempts = config->retry_total_ms > 0 ? 0 : MAX_TRIES;
+	request->policy.max_unreached = MAX_TRIES;
 	request->policy.base_ms = 1000;
 	request->policy.cap_ms = 8000;
 }

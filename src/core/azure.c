@@ -174,6 +174,23 @@ kc_azure_delete_blob(const KcStorage *storage, KcSlice blob_url, KcSlice sas, Kc
 	return send(storage, &request, &url, http, err);
 }
 
+/* learn.microsoft.com/rest/api/storageservices/get-blob-properties */
+KcStatus
+kc_azure_head_blob(const KcStorage *storage, KcSlice blob_url, KcSlice sas, KcHttp **http,
+				   KcError *err)
+{
+	KcHttpHeader headers[] = {{"x-ms-version", kc_slice(BLOB_VERSION)}};
+	KcHttpRequest request;
+	KcBuf		url;
+
+	begin(storage, &request, &url, "looking for a blob", "HEAD");
+	request.headers = headers;
+	request.nheaders = 1;
+	kc_buf_slice(&url, blob_url);
+	append_sas(&url, '?', sas);
+	return send(storage, &request, &url, http, err);
+}
+
 /*
  * The text goes as base64, which is what the reader of the queue expects
  * (learn.microsoft.com/kusto/api/netfx/kusto-ingest-client-rest), and which
@@ -246,6 +263,39 @@ append_key(KcBuf *url, const char *name, KcSlice key)
 	kc_buf_char(url, '\'');
 }
 
+static void
+append_entity(KcBuf *url, KcSlice table_url, KcSlice partition_key, KcSlice row_key, KcSlice sas)
+{
+	kc_buf_slice(url, table_url);
+	kc_buf_char(url, '(');
+	append_key(url, "PartitionKey", partition_key);
+	kc_buf_char(url, ',');
+	append_key(url, "RowKey", row_key);
+	kc_buf_char(url, ')');
+	append_sas(url, '?', sas);
+}
+
+/* learn.microsoft.com/rest/api/storageservices/insert-or-replace-entity */
+KcStatus
+kc_azure_put_entity(const KcStorage *storage, KcSlice table_url, KcSlice sas, KcSlice partition_key,
+					KcSlice row_key, KcSlice entity, KcHttp **http, KcError *err)
+{
+	KcHttpHeader headers[] = {
+		{"x-ms-version", kc_slice(TABLE_VERSION)},
+		{"Content-Type", kc_slice("application/json")},
+		{"Accept", kc_slice("application/json;odata=nometadata")},
+	};
+	KcHttpRequest request;
+	KcBuf		url;
+
+	begin(storage, &request, &url, "renewing a row of the ingestion status table", "PUT");
+	request.headers = headers;
+	request.nheaders = 3;
+	request.body = entity;
+	append_entity(&url, table_url, partition_key, row_key, sas);
+	return send(storage, &request, &url, http, err);
+}
+
 KcStatus
 kc_azure_get_entity(const KcStorage *storage, KcSlice table_url, KcSlice sas, KcSlice partition_key,
 					KcSlice row_key, KcHttp **http, KcError *err)
@@ -260,12 +310,6 @@ kc_azure_get_entity(const KcStorage *storage, KcSlice table_url, KcSlice sas, Kc
 	begin(storage, &request, &url, "reading the ingestion status table", "GET");
 	request.headers = headers;
 	request.nheaders = 2;
-	kc_buf_slice(&url, table_url);
-	kc_buf_char(&url, '(');
-	append_key(&url, "PartitionKey", partition_key);
-	kc_buf_char(&url, ',');
-	append_key(&url, "RowKey", row_key);
-	kc_buf_char(&url, ')');
-	append_sas(&url, '?', sas);
+	append_entity(&url, table_url, partition_key, row_key, sas);
 	return send(storage, &request, &url, http, err);
 }

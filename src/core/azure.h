@@ -33,6 +33,9 @@ extern KcStatus kc_azure_put_block_list(const KcStorage *storage, KcSlice blob_u
 										int nblocks, KcBuf *body, KcHttp **http, KcError *err);
 extern KcStatus kc_azure_delete_blob(const KcStorage *storage, KcSlice blob_url, KcSlice sas,
 									 KcHttp **http, KcError *err);
+/* Get Blob Properties: is it there? */
+extern KcStatus kc_azure_head_blob(const KcStorage *storage, KcSlice blob_url, KcSlice sas,
+								   KcHttp **http, KcError *err);
 
 /* Never repeated when it may have been accepted. *body as above. */
 extern KcStatus kc_azure_put_message(const KcStorage *storage, KcSlice queue_url, KcSlice sas,
@@ -41,6 +44,10 @@ extern KcStatus kc_azure_put_message(const KcStorage *storage, KcSlice queue_url
 /* entity is JSON and lives until *http is freed. */
 extern KcStatus kc_azure_insert_entity(const KcStorage *storage, KcSlice table_url, KcSlice sas,
 									   KcSlice entity, KcHttp **http, KcError *err);
+/* Insert it, or replace the one with these keys. */
+extern KcStatus kc_azure_put_entity(const KcStorage *storage, KcSlice table_url, KcSlice sas,
+									KcSlice partition_key, KcSlice row_key, KcSlice entity,
+									KcHttp **http, KcError *err);
 extern KcStatus kc_azure_get_entity(const KcStorage *storage, KcSlice table_url, KcSlice sas,
 									KcSlice partition_key, KcSlice row_key, KcHttp **http,
 									KcError *err);

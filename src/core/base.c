@@ -26,6 +26,10 @@
 /* As often a secret may have been percent-encoded. */
 #define SCRUB_MAX_DEPTH 4
 
+#ifdef KUSTO_FAULTS
+bool		(*kc_fault_hook) (const char *point);
+#endif
+
 /* ---- slices ---- */
 
 KcSlice

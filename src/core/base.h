@@ -40,6 +40,17 @@ typedef enum KcStatus
 } KcStatus;
 
 /*
+ * Accidents for tests.  Whoever sets the hook decides what happens at a point;
+ * when it returns true, the core fails there by itself.
+ */
+#ifdef KUSTO_FAULTS
+extern bool (*kc_fault_hook) (const char *point);
+#define KC_FAULT(point) (kc_fault_hook != NULL && kc_fault_hook(point))
+#else
+#define KC_FAULT(point) false
+#endif
+
+/*
  * Bytes that somebody else owns; not NUL-terminated.
  */
 typedef struct KcSlice

@@ -59,7 +59,7 @@ typedef struct KcHttpResponse
 typedef struct KcHttpRequest
 {
 	const char *doing;			/* static */
-	const char *method;			/* static: GET, PUT, POST, DELETE */
+	const char *method;			/* static: GET, HEAD, PUT, POST, DELETE */
 	KcSlice		url;			/* copied; sent byte for byte */
 	const KcHttpHeader *headers;	/* copied */
 	int			nheaders;

@@ -324,6 +324,8 @@ set_request(HttpCall *call, CURL *easy)
 		SET(easy, code, CURLOPT_POST, 1L);
 		SET(easy, code, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t) request->body.len);
 	}
+	else if (strcmp(request->method, "HEAD") == 0)
+		SET(easy, code, CURLOPT_NOBODY, 1L);	/* or it waits for the body that is announced */
 	else if (strcmp(request->method, "GET") != 0)
 		SET(easy, code, CURLOPT_CUSTOMREQUEST, request->method);
 	if (request->body.len > LARGE_BODY)

@@ -237,6 +237,16 @@ kc_ingest_nblobs(const KcIngest *ingest)
 	return ingest->nblobs;
 }
 
+int
+kc_ingest_ncommitted(const KcIngest *ingest)
+{
+	int			n = 0;
+
+	for (const UploadBlob *blob = ingest->blobs; blob != NULL; blob = blob->next)
+		n += blob->committed;
+	return n;
+}
+
 const KcIngestBlob *
 kc_ingest_blob(const KcIngest *ingest, int index)
 {

@@ -75,6 +75,7 @@ extern bool kc_ingest_done(KcIngest *ingest, KcStatus *status, KcError *err);
 extern void kc_ingest_totals(const KcIngest *ingest, uint64_t *rows, uint64_t *raw_bytes,
 							 uint64_t *compressed_bytes);
 extern int	kc_ingest_nblobs(const KcIngest *ingest);
+extern int	kc_ingest_ncommitted(const KcIngest *ingest);
 extern const KcIngestBlob *kc_ingest_blob(const KcIngest *ingest, int index);
 
 #endif							/* KC_INGEST_H */

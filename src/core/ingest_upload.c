@@ -368,7 +368,7 @@ on_uploaded(KcHttp *http)
 static void
 storage_for(const KcIngest *ingest, const UploadBlob *blob, KcStorage *storage)
 {
-	kc_client_storage(ingest->client, movable(ingest, blob) ? &kc_storage_short_retry
+	kc_client_storage(ingest->client, movable(ingest, blob) ? &ingest->client->storage_short_retry
 					  : &ingest->client->storage_retry, storage);
 }
 

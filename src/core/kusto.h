@@ -14,6 +14,7 @@
 #define KC_KUSTO_H
 
 #include "buf.h"
+#include "cache.h"
 #include "json.h"
 #include "mux.h"
 #include "task.h"
@@ -52,6 +53,8 @@ typedef struct KcClientConfig
 	int64_t		request_timeout_ms; /* of one management request */
 	int64_t		stall_timeout_ms;	/* a transfer that moves nothing for so long fails */
 	int64_t		retry_total_ms; /* how long transient failures are retried */
+	const KcCache *cache;		/* what clients of other processes share, outliving
+								 * this one; NULL: none */
 } KcClientConfig;
 
 typedef struct KcClient KcClient;
@@ -159,9 +162,12 @@ typedef struct KcPostRequest
 	uint64_t	raw_size;		/* uncompressed bytes, exact */
 	KcSlice		status_table;	/* of an earlier try of the same blob, without
 								 * SAS; empty: choose one */
-	bool		status_row_exists;	/* an earlier try wrote it */
+	bool		status_row_exists;	/* an earlier try wrote it, and it has no outcome yet */
 	bool		check_blob;		/* an earlier try may have been received, or was long
-								 * ago: see first whether the blob is still there */
+								 * ago: see first whether the blob is still there.
+								 * Without status_row_exists, a row that is there is
+								 * written anew, or its old outcome would be taken
+								 * for this try's */
 } KcPostRequest;
 
 typedef struct KcPostTask

@@ -2,16 +2,15 @@
  * kusto_client.c
  *	  A client's configuration and the caches that hang off it.
  */
+#include <stdlib.h>
 #include <string.h>
 
 #include "kusto_internal.h"
 
 static const char doing_client[] = "preparing a Kusto client";
 
-/* Bounded in time as well: a Retry-After must not outweigh turning elsewhere. */
-const KcRetryPolicy kc_storage_short_retry = {
-	.max_attempts = 3,.base_ms = 500,.cap_ms = 4000,.max_total_ms = 10000
-};
+/* A Retry-After must not outweigh turning elsewhere. */
+#define SHORT_RETRY_MS 10000
 
 /* The config's strings that are ours, in one place for copying and freeing. */
 static const size_t string_members[] = {
@@ -144,6 +143,27 @@ make_texts(KcClient *client, KcError *err)
 	return KC_OK;
 }
 
+/*
+ * All that decides what the service answers, and to whom; the rest, such as
+ * time limits, only decides how it is asked.
+ */
+static KcStatus
+make_cache_key(KcClient *client, KcError *err)
+{
+	const KcClientConfig *config = &client->config;
+	bool		identity = config->auth == KC_AUTH_MANAGED_IDENTITY;
+	char		auth[2] = {(char) ('0' + config->auth), '\0'};
+	const char *const texts[] = {
+		config->version,
+		client->engine_uri, client->ingest_uri, config->authority, config->proxy, config->ca_file,
+		auth, config->tenant, config->client_id, config->client_secret, config->access_token,
+		config->identity_endpoint,
+		identity ? getenv("IDENTITY_ENDPOINT") : NULL, identity ? getenv("IDENTITY_HEADER") : NULL
+	};
+
+	return kc_cache_key(texts, sizeof(texts) / sizeof(texts[0]), &client->cache_key, err);
+}
+
 static KcStatus
 make_caches(KcClient *client, KcError *err)
 {
@@ -152,6 +172,9 @@ make_caches(KcClient *client, KcError *err)
 	KcAuthConfig auth;
 	KcStatus	status;
 
+	status = make_cache_key(client, err);
+	if (status != KC_OK)
+		return status;
 	memset(&cloud, 0, sizeof(cloud));
 	cloud.uris[0] = client->engine_uri;
 	if (strcmp(client->engine_uri, client->ingest_uri) != 0)
@@ -172,12 +195,35 @@ make_caches(KcClient *client, KcError *err)
 	auth.access_token = config->access_token;
 	auth.identity_endpoint = config->identity_endpoint;
 	auth.http = &client->http;
+	auth.cache = config->cache;
+	auth.cache_key = &client->cache_key;
 	auth.request_timeout_ms = config->request_timeout_ms;
 	auth.retry_total_ms = config->retry_total_ms;
 	status = kc_auth_create(client->alloc, client->mux, &auth, client->cloud, &client->auth, err);
 	if (status != KC_OK)
 		return status;
 	return kc_resources_create(client, &client->resources, err);
+}
+
+/* Time bounds them; tries only where there is no bound in time. */
+static void
+set_retries(KcClient *client, int64_t total_ms)
+{
+	int			max_attempts = total_ms > 0 ? 0 : 5;
+
+	client->request_retry = (KcRetryPolicy)
+	{
+		.max_attempts = max_attempts, .base_ms = 1000, .cap_ms = 16000, .max_total_ms = total_ms
+	};
+	client->storage_retry = (KcRetryPolicy)
+	{
+		.max_attempts = max_attempts, .base_ms = 500, .cap_ms = 16000, .max_total_ms = total_ms
+	};
+	client->storage_short_retry = (KcRetryPolicy)
+	{
+		.max_attempts = 3, .base_ms = 500, .cap_ms = 4000,
+		.max_total_ms = total_ms > 0 && total_ms < SHORT_RETRY_MS ? total_ms : SHORT_RETRY_MS
+	};
 }
 
 KcStatus
@@ -206,18 +252,7 @@ kc_client_create(const KcAlloc *alloc, KcMux *mux, const KcClientConfig *config,
 		client->http.ca_file = client->config.ca_file;
 		client->http.user_agent = client->user_agent;
 		client->http.connect_timeout_ms = config->connect_timeout_ms;
-		client->request_retry = (KcRetryPolicy)
-		{
-			.max_attempts = 5, .base_ms = 1000, .cap_ms = 16000,
-			.max_total_ms = config->retry_total_ms
-		};
-		client->storage_retry = (KcRetryPolicy)
-		{
-			.max_attempts = 0, .base_ms = 500, .cap_ms = 16000,
-			.max_total_ms = config->retry_total_ms
-		};
-		if (config->retry_total_ms <= 0)
-			client->storage_retry.max_attempts = 5;
+		set_retries(client, config->retry_total_ms);
 		status = make_caches(client, err);
 	}
 	if (status != KC_OK)

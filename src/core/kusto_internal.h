@@ -22,6 +22,7 @@ struct KcClient
 	char	   *ingest_uri;
 	bool		loopback;		/* the cluster is on this host */
 	KcHttpConfig http;
+	KcCacheKey	cache_key;
 	char	   *user_agent;
 	char	   *client_version; /* "Kusto.kusto_ingest.Client:{1.0}" */
 	KcCloud    *cloud;
@@ -29,6 +30,7 @@ struct KcClient
 	KcResources *resources;
 	KcRetryPolicy request_retry;
 	KcRetryPolicy storage_retry;
+	KcRetryPolicy storage_short_retry;	/* where there is another place to turn to */
 };
 
 extern int64_t kc_client_now_ms(const KcClient *client);
@@ -148,9 +150,6 @@ extern bool kc_message_reports_by_table(const KcIngestProperties *properties);
 extern KcIngestProperties *kc_properties_copy(const KcAlloc *alloc, const KcIngestProperties *source);
 
 /* ---- storage requests of a client ---- */
-
-/* While there is another resource to turn to. */
-extern const KcRetryPolicy kc_storage_short_retry;
 
 extern void kc_client_storage(const KcClient *client, const KcRetryPolicy *retry, KcStorage *storage);
 

@@ -5,7 +5,9 @@
  * Numbers, truth values and arrays inside AdditionalProperties are strings;
  * tags are a string that holds a JSON array.
  *
- * Public source: learn.microsoft.com/kusto/api/netfx/kusto-ingest-client-rest
+ * Public sources: learn.microsoft.com/kusto/api/netfx/kusto-ingest-client-rest,
+ * learn.microsoft.com/kusto/ingestion-properties, and for ingest-by tags
+ * learn.microsoft.com/kusto/management/extent-tags
  */
 #include <string.h>
 
@@ -13,6 +15,9 @@
 
 /* Every record must have the same number of fields, or the blob fails. */
 #define VALIDATION_POLICY "{\"ValidationOptions\":1,\"ValidationImplications\":0}"
+
+/* ingestIfNotExists has the same values without it. */
+#define INGEST_BY "ingest-by:"
 
 #define REPORT_BY_QUEUE 0
 #define REPORT_BY_TABLE 1
@@ -66,20 +71,22 @@ url_member(KcJsonWriter *w, const char *key, KcSlice url, KcSlice sas)
 	kc_buf_free_secret(&text);
 }
 
-/* A string that holds a JSON array of strings. */
+/* A string that holds a JSON array of strings; own may be NULL. */
 static void
-list_member(KcJsonWriter *w, const char *key, const KcSlice *items, int nitems)
+list_member(KcJsonWriter *w, const char *key, const KcSlice *items, int nitems, const char *own)
 {
 	KcBuf		text;
 	KcJsonWriter list;
 
-	if (nitems == 0)
+	if (nitems == 0 && own == NULL)
 		return;
 	kc_buf_init(&text, w->out->alloc, KC_BUF_UNLIMITED);
 	kc_json_begin(&list, &text);
 	kc_json_array_open(&list);
 	for (int i = 0; i < nitems; i++)
 		kc_json_value_string(&list, items[i]);
+	if (own != NULL)
+		kc_json_value_string(&list, kc_slice(own));
 	kc_json_array_close(&list);
 	if (text.failed != KC_OK)
 		w->out->failed = text.failed;
@@ -113,13 +120,18 @@ static void
 additional_member(KcJsonWriter *w, const KcMessage *message)
 {
 	const KcIngestProperties *properties = message->properties;
+	bool		once = properties->exactly_once;
+	char		tag[sizeof(INGEST_BY) + KC_UUID_TEXT_LEN] = INGEST_BY;
+	char	   *source_id = tag + strlen(INGEST_BY);
 
+	kc_uuid_text(&message->source_id, source_id);
 	kc_json_key(w, "AdditionalProperties");
 	kc_json_object_open(w);
 	string_member(w, "authorizationContext", message->identity_token);
 	string_member(w, "format", kc_slice("csv"));
-	list_member(w, "tags", properties->tags, properties->ntags);
-	list_member(w, "ingestIfNotExists", properties->if_not_exists, properties->nif_not_exists);
+	list_member(w, "tags", properties->tags, properties->ntags, once ? tag : NULL);
+	list_member(w, "ingestIfNotExists", properties->if_not_exists, properties->nif_not_exists,
+				once ? source_id : NULL);
 	if (properties->mapping.len > 0)
 	{
 		string_member(w, "ingestionMappingReference", properties->mapping);
@@ -146,7 +158,7 @@ kc_message_build(KcBuf *out, const KcMessage *message)
 	number_member(&w, "RawDataSize", (int64_t) message->raw_size);
 	string_member(&w, "DatabaseName", properties->database);
 	string_member(&w, "TableName", properties->table);
-	bool_member(&w, "RetainBlobOnSuccess", false);
+	bool_member(&w, "RetainBlobOnSuccess", properties->exactly_once);
 	bool_member(&w, "FlushImmediately", properties->flush_immediately);
 	bool_member(&w, "IgnoreSizeLimit", false);
 	number_member(&w, "ReportLevel", (int64_t) properties->report);

@@ -3,10 +3,15 @@
  *	  Posting one blob: a "Pending" row into a status table, then the message
  *	  into a queue.
  *
- *		resources -> row -> message -> done
- *			 ^		  |		  |
- *			 |		  +-------+--- another table or queue, at most three
- *			 +--------+-------+--- SAS refused: fetch resources once more
+ *		resources -> blob? -> row -> message -> done
+ *			 ^		   |	   |	   |
+ *			 |		   |	   +-------+--- another table or queue, at most three
+ *			 +---------+-------+-------+--- SAS refused: fetch resources once more
+ *
+ * The service deletes a blob that it has ingested, unless told not to, and
+ * containers empty themselves after some days.  So where it is asked for, one
+ * looks first whether the blob is there: a message for one that is not would
+ * only fail, and perhaps hide that an earlier one succeeded.
  *
  * The row comes first: a message that names a row which is not there would
  * never be reported.  A message that may have been accepted is not sent again;
@@ -34,6 +39,8 @@ typedef struct Post
 	KcBuf		message;		/* secret */
 	KcBuf		body;			/* secret; what http sends */
 	char	   *identity_token; /* secret; the one in message */
+	bool		check_blob;		/* still to be done */
+	bool		renew_row;		/* what stands there may be an earlier outcome */
 	uint64_t	generation;		/* of the resources in use */
 	bool		refetched;
 	char	   *tried_urls[KC_MAX_TRIES];	/* of what is being tried: tables or queues */
@@ -93,7 +100,7 @@ storage_for(Post *post, KcResourceKind kind, KcStorage *storage)
 	bool		last = post->ntried == KC_MAX_TRIES
 		|| post->ntried >= kc_resources_count(client->resources, kind);
 
-	kc_client_storage(client, last ? &client->storage_retry : &kc_storage_short_retry, storage);
+	kc_client_storage(client, last ? &client->storage_retry : &client->storage_short_retry, storage);
 }
 
 static void
@@ -136,6 +143,71 @@ refetch(Post *post, const KcError *err)
 	post->refetched = true;
 	forget_tried(post);
 	return true;
+}
+
+/* ---- the blob ---- */
+
+static void
+blob_is_gone(Post *post, KcError *err)
+{
+	post->pub.blob_gone = true;
+	err->status = KC_ERR_REFUSED;
+	err->permanent = true;
+	err->after_send = false;
+	kc_error_text(err->what, sizeof(err->what), kc_slice("the blob does not exist any more"));
+	finish(post, err);
+}
+
+/*
+ * A SAS without the right to read, or a rule against it, is no reason not to
+ * post: the service reads with its own rights.
+ */
+static void
+on_blob(KcHttp *http)
+{
+	Post	   *post = http->arg;
+	KcError		err = http->error;
+	bool		unreadable = err.http_status == 403
+		&& kc_slice_ieq(kc_slice(err.code), kc_slice("AuthorizationPermissionMismatch"));
+
+	kc_http_free(http);
+	post->http = NULL;
+	kc_resources_report(post->client->resources, kc_slice(post->blob_url),
+						err.status == KC_OK || err.http_status == 404);
+	kc_azure_advise_network(&err);
+	if (err.http_status == 404)
+		blob_is_gone(post, &err);
+	else if (!unreadable && refetch(post, &err))
+		step(post);
+	else if (err.status == KC_OK || err.http_status == 403)
+	{
+		post->check_blob = false;
+		step(post);
+	}
+	else
+	{
+		err.after_send = false; /* looking has no effect */
+		finish(post, &err);
+	}
+}
+
+/* learn.microsoft.com/rest/api/storageservices/get-blob-properties */
+static void
+look_for_blob(Post *post, const KcResource *container)
+{
+	KcClient   *client = post->client;
+	KcStorage	storage;
+	KcError		err;
+
+	kc_client_storage(client, &client->storage_retry, &storage);
+	if (kc_azure_head_blob(&storage, kc_slice(post->blob_url), kc_slice(container->sas),
+						   &post->http, &err) != KC_OK)
+	{
+		finish(post, &err);
+		return;
+	}
+	post->http->on_done = on_blob;
+	post->http->arg = post;
 }
 
 /* ---- the message ---- */
@@ -189,6 +261,11 @@ on_message(KcHttp *http)
 	kc_http_free(http);
 	post->http = NULL;
 	kc_resources_report(post->client->resources, kc_slice(current_url(post)), err.status == KC_OK);
+	if (err.status == KC_OK && KC_FAULT("message-sent"))
+	{
+		kc_error_set(&err, KC_ERR_NETWORK, doing_post, "the answer was lost");
+		err.after_send = true;
+	}
 	if (err.status == KC_OK)
 	{
 		post->pub.message_sent = true;
@@ -296,6 +373,12 @@ on_row(KcHttp *http)
 		}
 		post->pub.status_row_written = true;
 		forget_tried(post);
+		if (KC_FAULT("status-row-written"))
+		{
+			kc_error_set(&err, KC_ERR_NETWORK, doing_post, "the connection was lost");
+			finish(post, &err);
+			return;
+		}
 		step(post);
 		return;
 	}
@@ -329,6 +412,20 @@ next_table(Post *post)
 	return table;
 }
 
+static KcStatus
+write_row(Post *post, const KcStorage *storage, const KcResource *table, KcError *err)
+{
+	char		source_id[KC_UUID_TEXT_LEN + 1];
+
+	if (!post->renew_row)
+		return kc_azure_insert_entity(storage, kc_slice(table->url), kc_slice(table->sas),
+									  kc_buf_view(&post->entity), &post->http, err);
+	kc_uuid_text(&post->source_id, source_id);
+	return kc_azure_put_entity(storage, kc_slice(table->url), kc_slice(table->sas),
+							   kc_slice(source_id), kc_slice(source_id),
+							   kc_buf_view(&post->entity), &post->http, err);
+}
+
 static void
 insert_row(Post *post, KcError *last)
 {
@@ -342,9 +439,7 @@ insert_row(Post *post, KcError *last)
 		return;
 	}
 	storage_for(post, KC_RESOURCE_STATUS_TABLE, &storage);
-	if (build_entity(post, &err) != KC_OK
-		|| kc_azure_insert_entity(&storage, kc_slice(table->url), kc_slice(table->sas),
-								  kc_buf_view(&post->entity), &post->http, &err) != KC_OK)
+	if (build_entity(post, &err) != KC_OK || write_row(post, &storage, table, &err) != KC_OK)
 	{
 		finish(post, &err);
 		return;
@@ -415,6 +510,11 @@ step(Post *post)
 		finish(post, &err);
 		return;
 	}
+	if (post->check_blob)
+	{
+		look_for_blob(post, container);
+		return;
+	}
 	adopt_earlier_row(post);
 	if (kc_message_reports_by_table(post->properties) && !post->pub.status_row_written
 		&& kc_resources_count(resources, KC_RESOURCE_STATUS_TABLE) > 0)
@@ -476,6 +576,8 @@ copy_request(Post *post, const KcPostRequest *request)
 
 	post->source_id = request->source_id;
 	post->raw_size = request->raw_size;
+	post->check_blob = request->check_blob;
+	post->renew_row = request->check_blob && !request->status_row_exists;
 	post->properties = kc_properties_copy(alloc, &request->properties);
 	post->blob_url = kc_strdup(alloc, request->blob_url);
 	if (post->properties == NULL || post->blob_url == NULL)

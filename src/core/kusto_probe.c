@@ -209,7 +209,7 @@ on_blob_written(KcHttp *http)
 	kc_azure_advise_network(&err);
 	if (err.status == KC_OK)
 	{
-		kc_client_storage(probe->client, &kc_storage_short_retry, &storage);
+		kc_client_storage(probe->client, &probe->client->storage_short_retry, &storage);
 		(void) kc_azure_delete_blob(&storage, kc_slice(probe->blob_url), kc_slice(probe->sas),
 									&probe->http, &err);
 	}
@@ -252,7 +252,7 @@ write_blob(Probe *probe, KcError *err)
 	probe->sas = kc_strdup(client->alloc, kc_slice(container->sas));
 	if (probe->sas == NULL)
 		return kc_error_nomem(err, probes[probe->what].doing);
-	kc_client_storage(client, &kc_storage_short_retry, &storage);
+	kc_client_storage(client, &client->storage_short_retry, &storage);
 	status = kc_azure_put_blob(&storage, kc_slice(probe->blob_url), kc_slice(probe->sas),
 							   kc_slice(PROBE_CONTENT), &probe->http, err);
 	if (status == KC_OK)

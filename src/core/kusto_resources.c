@@ -10,6 +10,10 @@
  * set lives an hour less some jitter, so that many servers do not ask in step;
  * out of turn it is fetched once a minute at most, since the service throttles.
  *
+ * Where there is a cache, a set is fetched once for all processes that share it,
+ * and the rest of this holds for them together; which accounts serve well, each
+ * finds out by itself.
+ *
  * Accounts take turns, the ones that served well lately first; within an
  * account its resources take turns.
  *
@@ -25,6 +29,10 @@
 #define RETRY_AFTER_FAILURE_MS (60 * 1000)
 #define REJECT_INTERVAL_MS	(60 * 1000)
 #define MAX_ANSWER			(4 * 1024 * 1024)
+/* While the old set serves and another process fetches the new one. */
+#define RECHECK_MS			1000
+/* Signatures without a known end are not left lying about for longer. */
+#define MAX_SHARED_MS		(24 * 60 * 60 * 1000)
 
 typedef struct Account
 {
@@ -37,6 +45,7 @@ typedef struct Account
 struct KcResources
 {
 	KcClient   *client;
+	KcCacheUser share;
 	KcResourceSet set;
 	uint64_t	generation;		/* 0: never had one */
 	bool		rejected;		/* the next set is to be waited for */
@@ -123,17 +132,41 @@ bind_accounts(KcResources *resources, KcResourceSet *set, KcError *err)
 }
 
 static void
-take_set(KcResources *resources)
+take_set(KcResources *resources, int64_t refresh_ms)
 {
-	const KcClock *clock = kc_mux_clock(resources->client->mux);
-
 	kc_resource_set_free(resources->client->alloc, &resources->set);
 	resources->set = resources->fetched;
 	memset(&resources->fetched, 0, sizeof(resources->fetched));
 	resources->generation++;
 	resources->picks += 1024;	/* beyond the random beginnings */
-	resources->refresh_ms = kc_client_now_ms(resources->client) + LIFE_MS
-		- (int64_t) (clock->random(clock->arg) % LIFE_JITTER_MS);
+	resources->refresh_ms = refresh_ms;
+	resources->rejected = false;
+}
+
+/* What has just been taken is for the others, too. */
+static void
+share_set(KcResources *resources)
+{
+	KcClient   *client = resources->client;
+	int64_t		life_ms = MAX_SHARED_MS;
+	int64_t		end_us = kc_resource_set_end(&resources->set);
+	KcCacheValue value;
+	KcBuf		bytes;
+
+	if (end_us != INT64_MAX && (end_us - kc_client_unix_us(client)) / 1000 < life_ms)
+		life_ms = (end_us - kc_client_unix_us(client)) / 1000;
+	kc_buf_init(&bytes, client->alloc, KC_BUF_UNLIMITED);
+	kc_resource_set_pack(&resources->set, &bytes);
+	memset(&value, 0, sizeof(value));
+	value.expires_ms = kc_client_now_ms(client) + life_ms;
+	value.refresh_ms = resources->refresh_ms;
+	value.len = bytes.len;
+	value.data = bytes.data;
+	if (bytes.failed == KC_OK)
+		kc_cache_share(&resources->share, &value);
+	else
+		kc_cache_give_up(&resources->share, true);
+	kc_buf_free_secret(&bytes);
 }
 
 static bool
@@ -158,17 +191,21 @@ abandon_fetch(KcResources *resources)
 static void
 conclude(KcResources *resources)
 {
+	const KcClock *clock = kc_mux_clock(resources->client->mux);
 	KcError		failure;
 
 	resources->rejected = false;
 	if (resources->failure.status == KC_OK
 		&& bind_accounts(resources, &resources->fetched, &resources->failure) == KC_OK)
 	{
-		take_set(resources);
+		take_set(resources, kc_client_now_ms(resources->client) + LIFE_MS
+				 - (int64_t) (clock->random(clock->arg) % LIFE_JITTER_MS));
+		share_set(resources);
 		kc_waiter_wake(&resources->waiters, NULL);
 		return;
 	}
 	abandon_fetch(resources);	/* half a set is none: do not wait for the other half */
+	kc_cache_give_up(&resources->share, true);
 	failure = resources->failure;
 	if (set_usable(resources))
 	{
@@ -254,12 +291,74 @@ kc_resources_ready(const KcResources *resources)
 		&& (kc_client_now_ms(resources->client) < resources->refresh_ms || is_fetching(resources));
 }
 
+/* A set that another process has fetched. */
+static KcStatus
+take_shared(KcResources *resources, const KcCacheValue *value, KcError *err)
+{
+	const KcAlloc *alloc = resources->client->alloc;
+	KcStatus	status = KC_OK;
+
+	if (!kc_resource_set_unpack(alloc, kc_slice_n(value->data, value->len), &resources->fetched))
+		status = kc_error_nomem(err, "reading ingestion resources");
+	kc_cache_taken(&resources->share, value);
+	if (status == KC_OK)
+		status = bind_accounts(resources, &resources->fetched, err);
+	if (status == KC_OK)
+		take_set(resources, value->refresh_ms);
+	else
+	{
+		kc_cache_leave(&resources->share);
+		kc_resource_set_free(alloc, &resources->fetched);
+	}
+	return status;
+}
+
+/* Take the set that others have got, wait for it, or fetch it. */
+static KcStatus
+begin(KcResources *resources, KcError *err)
+{
+	bool		usable = set_usable(resources);
+	KcCacheValue value;
+	KcStatus	status;
+
+	switch (kc_cache_turn(&resources->share, resources->rejected, usable && !resources->rejected,
+						  &value))
+	{
+		case KC_CACHE_FOUND:
+			return take_shared(resources, &value, err);
+		case KC_CACHE_OTHERS:
+			if (usable && !resources->rejected)
+				resources->refresh_ms = kc_client_now_ms(resources->client) + RECHECK_MS;
+			return KC_OK;
+		case KC_CACHE_MINE:
+		case KC_CACHE_ALONE:
+			break;
+	}
+	status = fetch(resources, err);
+	if (status != KC_OK)
+		kc_cache_give_up(&resources->share, true);
+	return status;
+}
+
+/* It is time to ask the cache again, or what it gave can be told. */
+static void
+on_turn(KcTimer *timer)
+{
+	KcResources *resources = timer->arg;
+	KcError		err;
+
+	if (kc_resources_ready(resources))
+		kc_waiter_wake(&resources->waiters, NULL);
+	else if (begin(resources, &err) != KC_OK)
+		kc_waiter_wake(&resources->waiters, &err);
+}
+
 KcStatus
 kc_resources_wait(KcResources *resources, KcWaiter *waiter, KcError *err)
 {
-	if (!is_fetching(resources))
+	if (!is_fetching(resources) && !kc_cache_is_waiting(&resources->share))
 	{
-		KcStatus	status = fetch(resources, err);
+		KcStatus	status = begin(resources, err);
 
 		if (status != KC_OK)
 			return status;
@@ -272,8 +371,10 @@ void
 kc_resources_cancel(KcResources *resources, KcWaiter *waiter)
 {
 	/* As kc_auth_cancel(): nobody inherits a request that hangs. */
-	if (kc_waiter_cancel(&resources->waiters, waiter))
-		abandon_fetch(resources);
+	if (!kc_waiter_cancel(&resources->waiters, waiter))
+		return;
+	kc_cache_leave(&resources->share);
+	abandon_fetch(resources);
 }
 
 bool
@@ -466,6 +567,10 @@ kc_resources_create(KcClient *client, KcResources **result, KcError *err)
 	if (resources == NULL)
 		return kc_error_nomem(err, "preparing a Kusto client");
 	resources->client = client;
+	resources->share.timer.fire = on_turn;
+	resources->share.timer.arg = resources;
+	kc_cache_join(&resources->share, client->config.cache, &client->cache_key, KC_CACHE_RESOURCES,
+				  client->mux);
 	return KC_OK;
 }
 
@@ -477,6 +582,7 @@ kc_resources_free(KcResources *resources)
 	if (resources == NULL)
 		return;
 	alloc = resources->client->alloc;
+	kc_cache_leave(&resources->share);
 	abandon_fetch(resources);
 	kc_resource_set_free(alloc, &resources->set);
 	while (resources->accounts != NULL)

@@ -25,6 +25,15 @@ extern KcStatus kc_resource_set_read(const KcAlloc *alloc, KcResult *result, boo
 									 int64_t now_us, KcResourceSet *set, KcError *err);
 extern KcStatus kc_resource_set_read_token(const KcAlloc *alloc, KcResult *result,
 										   KcResourceSet *set, KcError *err);
+/*
+ * As bytes, for other processes of this host; secret.  Reading adds to *set and
+ * is false when the bytes are not such, or memory is short.
+ */
+extern void kc_resource_set_pack(const KcResourceSet *set, KcBuf *out);
+extern bool kc_resource_set_unpack(const KcAlloc *alloc, KcSlice bytes, KcResourceSet *set);
+/* When the last of its signatures ends, in Unix time. */
+extern int64_t kc_resource_set_end(const KcResourceSet *set);
+
 extern void kc_resource_set_free(const KcAlloc *alloc, KcResourceSet *set);
 
 /* Is there a container and a queue that last, and a token? */

@@ -180,6 +180,10 @@ kc_retry_again(KcRetry *retry, const KcError *err, int64_t *wait_ms)
 		return false;
 	if (policy->max_attempts > 0 && retry->attempt >= policy->max_attempts)
 		return false;
+	if (err->http_status == 0 && !err->after_send)
+		retry->unreached++;
+	if (policy->max_unreached > 0 && retry->unreached >= policy->max_unreached)
+		return false;
 
 	/*
 	 * Full jitter: clients that failed together must not come back together

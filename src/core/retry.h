@@ -21,6 +21,8 @@ extern const KcClock kc_clock_system;
 typedef struct KcRetryPolicy
 {
 	int			max_attempts;	/* 1 means never again; 0 means until the deadline */
+	int			max_unreached;	/* give up after so many tries that reached nobody,
+								 * perhaps because a name is misspelt; 0: no such bound */
 	int64_t		base_ms;		/* upper bound of the first wait */
 	int64_t		cap_ms;			/* upper bound of every wait */
 	int64_t		max_total_ms;	/* give up when the next try would start later
@@ -32,6 +34,7 @@ typedef struct KcRetry
 	const KcRetryPolicy *policy;
 	const KcClock *clock;
 	int			attempt;		/* tries begun */
+	int			unreached;		/* of them, how many reached nobody */
 	int64_t		started_ms;
 } KcRetry;
 

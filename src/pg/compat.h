@@ -15,6 +15,7 @@
 #include "utils/guc_tables.h"
 #endif
 #include "catalog/pg_authid.h"
+#include "catalog/pg_database.h"
 #include "catalog/pg_foreign_server.h"
 #include "datatype/timestamp.h"
 #include "executor/executor.h"
@@ -22,8 +23,19 @@
 #include "funcapi.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "storage/ipc.h"
+#include "storage/lock.h"
+#include "storage/proc.h"
+#if PG_VERSION_NUM >= 170000
+#include "storage/procarray.h"
+#else
+#include "storage/sinvaladt.h"
+#endif
 #include "tcop/pquery.h"
 #include "tcop/tcopprot.h"
+#include "tcop/utility.h"
 #include "utils/acl.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
@@ -38,8 +50,6 @@
 #endif
 #if PG_VERSION_NUM >= 140000
 #include "utils/wait_event.h"
-#else
-#include "pgstat.h"
 #endif
 
 /* EnsurePortalSnapshotExists() came with 13.4, InitMaterializedSRF() with 15.1. */
@@ -63,6 +73,26 @@ kpg_compat_server_aclcheck(Oid serverid, Oid roleid, AclMode mode)
 	return object_aclcheck(ForeignServerRelationId, serverid, roleid, mode);
 #else
 	return pg_foreign_server_aclcheck(serverid, roleid, mode);
+#endif
+}
+
+static inline bool
+kpg_compat_owns_database(Oid database, Oid roleid)
+{
+#if PG_VERSION_NUM >= 160000
+	return object_ownercheck(DatabaseRelationId, database, roleid);
+#else
+	return pg_database_ownercheck(database, roleid);
+#endif
+}
+
+static inline AclResult
+kpg_compat_database_aclcheck(Oid database, Oid roleid, AclMode mode)
+{
+#if PG_VERSION_NUM >= 160000
+	return object_aclcheck(DatabaseRelationId, database, roleid, mode);
+#else
+	return pg_database_aclcheck(database, roleid, mode);
 #endif
 }
 
@@ -193,6 +223,85 @@ kpg_compat_unset_quietly(int guc_level, const char *const *names, int n)
 	PG_END_TRY();
 #endif
 }
+
+/* ---- processes ---- */
+
+/* The process of a virtual transaction; NULL when it is gone. */
+static inline PGPROC *
+kpg_compat_vxid_proc(VirtualTransactionId vxid)
+{
+#if PG_VERSION_NUM >= 170000
+	return ProcNumberGetProc(vxid.procNumber);
+#else
+	return BackendIdGetProc(vxid.backendId);
+#endif
+}
+
+/*
+ * Flags that connect a background worker as a role without LOGIN; 0 before
+ * PostgreSQL 17, which cannot.
+ */
+#if PG_VERSION_NUM >= 170000
+#define KPG_COMPAT_BYPASS_LOGIN BGWORKER_BYPASS_ROLELOGINCHECK
+#else
+#define KPG_COMPAT_BYPASS_LOGIN 0
+#endif
+
+/* The process's current top-level transaction, by a number of its own. */
+static inline LocalTransactionId
+kpg_compat_local_xid(void)
+{
+#if PG_VERSION_NUM >= 170000
+	return MyProc->vxid.lxid;
+#else
+	return MyProc->lxid;
+#endif
+}
+
+/* ---- shared memory ---- */
+
+/*
+ * Have request called when the postmaster reckons how much shared memory it
+ * needs: from PostgreSQL 15 on by a hook, before at once.  It calls *previous,
+ * unless that is NULL.
+ */
+#if PG_VERSION_NUM >= 150000
+typedef shmem_request_hook_type kpg_compat_shmem_request_hook;
+#else
+typedef void (*kpg_compat_shmem_request_hook) (void);
+#endif
+
+static inline void
+kpg_compat_hook_shmem_request(kpg_compat_shmem_request_hook *previous,
+							  kpg_compat_shmem_request_hook request)
+{
+#if PG_VERSION_NUM >= 150000
+	*previous = shmem_request_hook;
+	shmem_request_hook = request;
+#else
+	*previous = NULL;
+	request();
+#endif
+}
+
+/* ---- hooks ---- */
+
+/* ProcessUtility_hook's parameters, and they as arguments. */
+#if PG_VERSION_NUM >= 140000
+#define KPG_COMPAT_UTILITY_PARAMETERS \
+	PlannedStmt *pstmt, const char *queryString, bool readOnlyTree, \
+	ProcessUtilityContext context, ParamListInfo params, QueryEnvironment *queryEnv, \
+	DestReceiver *dest, QueryCompletion *qc
+#define KPG_COMPAT_UTILITY_ARGUMENTS \
+	pstmt, queryString, readOnlyTree, context, params, queryEnv, dest, qc
+#else
+#define KPG_COMPAT_UTILITY_PARAMETERS \
+	PlannedStmt *pstmt, const char *queryString, \
+	ProcessUtilityContext context, ParamListInfo params, QueryEnvironment *queryEnv, \
+	DestReceiver *dest, QueryCompletion *qc
+#define KPG_COMPAT_UTILITY_ARGUMENTS \
+	pstmt, queryString, context, params, queryEnv, dest, qc
+#endif
 
 /* ---- set-returning functions ---- */
 
@@ -332,6 +441,79 @@ kpg_compat_multirange_ranges(TypeCacheEntry *range_type, Datum value, RangeType 
 	(void) value;
 	*ranges = NULL;
 	return 0;
+#endif
+}
+
+/* ---- progress ---- */
+
+/* What this process reports of a command that it runs. */
+typedef struct KpgCompatProgress
+{
+	ProgressCommandType command;
+	Oid			target;
+	int64		params[PGSTAT_NUM_PROGRESS_PARAM];
+} KpgCompatProgress;
+
+/* NULL unless the command is COPY, which reports nothing before PostgreSQL 14. */
+static inline const int64 *
+kpg_compat_progress_copy_params(void)
+{
+#if PG_VERSION_NUM >= 140000
+	if (MyBEEntry != NULL && MyBEEntry->st_progress_command == PROGRESS_COMMAND_COPY)
+		return MyBEEntry->st_progress_param;
+#endif
+	return NULL;
+}
+
+static inline void
+kpg_compat_progress_start_copy(void)
+{
+#if PG_VERSION_NUM >= 140000
+	pgstat_progress_start_command(PROGRESS_COMMAND_COPY, InvalidOid);
+#endif
+}
+
+/* All parameters of the command under way. */
+static inline void
+kpg_compat_progress_set(const int64 *params)
+{
+#if PG_VERSION_NUM >= 140000
+	int			index[PGSTAT_NUM_PROGRESS_PARAM];
+
+	for (int i = 0; i < PGSTAT_NUM_PROGRESS_PARAM; i++)
+		index[i] = i;
+	pgstat_progress_update_multi_param(PGSTAT_NUM_PROGRESS_PARAM, index, params);
+#else
+	(void) params;
+#endif
+}
+
+static inline void
+kpg_compat_progress_save(KpgCompatProgress *saved)
+{
+	saved->command = PROGRESS_COMMAND_INVALID;
+#if PG_VERSION_NUM >= 140000
+	if (MyBEEntry == NULL)
+		return;
+	saved->command = MyBEEntry->st_progress_command;
+	saved->target = MyBEEntry->st_progress_command_target;
+	memcpy(saved->params, MyBEEntry->st_progress_param, sizeof(saved->params));
+#endif
+}
+
+static inline void
+kpg_compat_progress_restore(const KpgCompatProgress *saved)
+{
+#if PG_VERSION_NUM >= 140000
+	if (saved->command == PROGRESS_COMMAND_INVALID)
+		pgstat_progress_end_command();
+	else
+	{
+		pgstat_progress_start_command(saved->command, saved->target);
+		kpg_compat_progress_set(saved->params);
+	}
+#else
+	(void) saved;
 #endif
 }
 

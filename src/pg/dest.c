@@ -12,6 +12,7 @@
 #include "utils/memutils.h"
 
 #include "dest.h"
+#include "progress.h"
 #include "report.h"
 #include "wait.h"
 
@@ -32,13 +33,29 @@ typedef struct IngestDest
 	uint64		chunk_rows;
 	uint64		rows;
 	instr_time	pumped;			/* when the network last had its turn */
+	KpgProgress *progress;
 	MemoryContext row_context;
 } IngestDest;
+
+static void
+tell_progress(const IngestDest *dest)
+{
+	KpgProgressCounts counts;
+	uint64		rows_put;
+
+	kc_ingest_totals(dest->ingest, &rows_put, &counts.raw_bytes, &counts.compressed_bytes);
+	counts.rows = dest->rows;
+	if (dest->chunk != NULL)
+		counts.raw_bytes += dest->chunk->len;
+	counts.blobs = kc_ingest_ncommitted(dest->ingest);
+	kpg_progress_counts(dest->progress, &counts);
+}
 
 static void
 pump(IngestDest *dest)
 {
 	kpg_wait_pump();
+	tell_progress(dest);
 	INSTR_TIME_SET_CURRENT(dest->pumped);
 }
 
@@ -47,6 +64,7 @@ static void
 wait_for_upload(const IngestDest *dest)
 {
 	kpg_wait_check(dest->mux);
+	tell_progress(dest);
 	(void) kpg_wait_once(-1, KPG_WAIT_UPLOAD);
 }
 
@@ -130,7 +148,7 @@ receiver_destroy(DestReceiver *self)
 }
 
 DestReceiver *
-kpg_dest_create(KpgRowFormat *format, KcIngest *ingest, const KcMux *mux)
+kpg_dest_create(KpgRowFormat *format, KcIngest *ingest, const KcMux *mux, KpgProgress *progress)
 {
 	IngestDest *dest = palloc0(sizeof(IngestDest));
 
@@ -142,6 +160,7 @@ kpg_dest_create(KpgRowFormat *format, KcIngest *ingest, const KcMux *mux)
 	dest->format = format;
 	dest->ingest = ingest;
 	dest->mux = mux;
+	dest->progress = progress;
 	dest->row_context = AllocSetContextCreate(CurrentMemoryContext, "kusto_ingest row",
 											  ALLOCSET_DEFAULT_SIZES);
 	INSTR_TIME_SET_CURRENT(dest->pumped);
@@ -155,6 +174,7 @@ kpg_dest_finish(DestReceiver *self)
 	KcStatus	status;
 	KcError		err;
 
+	kpg_progress_phase(dest->progress, KPG_PHASE_UPLOAD);
 	if (dest->chunk != NULL)
 		put_chunk(dest);
 	kpg_check(kc_ingest_finish(dest->ingest, &err), &err);
@@ -162,4 +182,5 @@ kpg_dest_finish(DestReceiver *self)
 	while (!kc_ingest_done(dest->ingest, &status, &err))
 		wait_for_upload(dest);
 	kpg_check(status, &err);
+	tell_progress(dest);
 }

@@ -12,13 +12,15 @@
 #include "../core/ingest.h"
 #include "../core/mux.h"
 #include "format.h"
+#include "progress.h"
 
 /*
- * All three belong to the caller and must outlive the receiver; mux is the one
+ * All four belong to the caller and must outlive the receiver; mux is the one
  * that ingest is on.
  * Waits for the network (interruptibly) when all chunks are in work.
  */
-extern DestReceiver *kpg_dest_create(KpgRowFormat *format, KcIngest *ingest, const KcMux *mux);
+extern DestReceiver *kpg_dest_create(KpgRowFormat *format, KcIngest *ingest, const KcMux *mux,
+									 KpgProgress *progress);
 
 /* After the last row: hand over the rest, wait until every blob is committed. */
 extern void kpg_dest_finish(DestReceiver *dest);

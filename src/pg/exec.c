@@ -11,6 +11,7 @@
 
 #include "access/xact.h"
 #include "executor/executor.h"
+#include "parser/parse_relation.h"
 #include "tcop/cmdtag.h"
 #include "tcop/utility.h"
 #include "utils/snapmgr.h"
@@ -21,6 +22,7 @@
 struct KpgQuery
 {
 	const char *text;
+	const char *shown;			/* what the executor takes for the text */
 	PlannedStmt *plan;
 	TupleDesc	desc;
 };
@@ -129,6 +131,7 @@ kpg_exec_prepare(const char *text)
 	query = single_rewritten(kpg_compat_analyze_and_rewrite(parse_single(text), text));
 	check_kind(query);
 	result->text = text;
+	result->shown = text;
 	result->plan = pg_plan_query(query, text, CURSOR_OPT_PARALLEL_OK, NULL);
 	result->desc = BlessTupleDesc(ExecCleanTypeFromTL(result->plan->planTree->targetlist));
 
@@ -137,9 +140,44 @@ kpg_exec_prepare(const char *text)
 }
 
 TupleDesc
+kpg_exec_check(const char *text)
+{
+	ErrorContextCallback callback;
+	TupleDesc	desc;
+	Query	   *query;
+
+	callback.callback = query_error_context;
+	callback.arg = unconstify(char *, text);
+	callback.previous = error_context_stack;
+	error_context_stack = &callback;
+
+	query = single_rewritten(kpg_compat_analyze_and_rewrite(parse_single(text), text));
+	check_kind(query);
+	if (isQueryUsingTempRelation(query))
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("a query in the background cannot use temporary tables"),
+				 errdetail("It runs in another session, which does not have them."),
+				 errhint("Use kusto_ingest().")));
+	desc = ExecCleanTypeFromTL(query->commandType == CMD_SELECT ? query->targetList : query->returningList);
+
+	error_context_stack = callback.previous;
+	return desc;
+}
+
+TupleDesc
 kpg_exec_tupdesc(KpgQuery *query)
 {
 	return query->desc;
+}
+
+void
+kpg_exec_hide(KpgQuery *query, const char *shown)
+{
+	query->shown = shown;
+	/* Where the statement is in its text: nobody must look there. */
+	query->plan->stmt_location = -1;
+	query->plan->stmt_len = 0;
 }
 
 uint64
@@ -159,7 +197,7 @@ kpg_exec_run(KpgQuery *query, DestReceiver *dest)
 	PushCopiedSnapshot(GetActiveSnapshot());
 	UpdateActiveSnapshotCommandId();
 
-	desc = CreateQueryDesc(query->plan, query->text, GetActiveSnapshot(), InvalidSnapshot,
+	desc = CreateQueryDesc(query->plan, query->shown, GetActiveSnapshot(), InvalidSnapshot,
 						   dest, NULL, NULL, 0);
 	ExecutorStart(desc, 0);
 	kpg_compat_executor_run(desc);

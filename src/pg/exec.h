@@ -20,8 +20,21 @@ typedef struct KpgQuery KpgQuery;
  */
 extern KpgQuery *kpg_exec_prepare(const char *text);
 
+/*
+ * The same checks without planning, so that nothing of the query is evaluated,
+ * and the result columns.  A query that uses temporary tables is refused: it
+ * is another session that will run it.
+ */
+extern TupleDesc kpg_exec_check(const char *text);
+
 /* Result columns; without junk attributes.  Blessed. */
 extern TupleDesc kpg_exec_tupdesc(KpgQuery *query);
+
+/*
+ * Show something else for the query's text from now on.  Parallel workers have
+ * it in pg_stat_activity, and in the server log when they fail.
+ */
+extern void kpg_exec_hide(KpgQuery *query, const char *shown);
 
 /*
  * Execute once, all rows into dest, under a copy of the active snapshot (a

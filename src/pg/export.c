@@ -1,6 +1,7 @@
 /*
  * export.c
- *	  One export: a query's result into blobs that are staged for posting.
+ *	  One export: a query's result into blobs that are staged for posting; and
+ *	  the request that a job makes one.
  *
  * Session, ingest and everything between live in a memory context of the
  * export, under the caller's.  However the export ends, the context's reset
@@ -21,8 +22,10 @@
 #include "dest.h"
 #include "exec.h"
 #include "export.h"
+#include "fault.h"
 #include "format.h"
 #include "operations.h"
+#include "progress.h"
 #include "report.h"
 #include "schema.h"
 #include "session.h"
@@ -34,7 +37,8 @@ typedef struct Export
 	const KpgExportRequest *request;
 	MemoryContext context;
 	TimestampTz started;
-	KcUuid		id;
+	pg_uuid_t	id;
+	bool		job;			/* its row is there already */
 	KpgQuery   *query;
 	KpgOnTypeError policy;
 	KpgExactlyOnce exactly_once;
@@ -156,6 +160,8 @@ build_properties(const Export *export)
 		properties.creation_time_us = request->creation_time +
 			((int64) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE)) * USECS_PER_DAY;
 	properties.flush_immediately = request->flush_immediately;
+	/* Perhaps: how large the blobs will be is not known yet, and the message must fit. */
+	properties.exactly_once = export->exactly_once != KPG_EXACTLY_ONCE_OFF;
 	properties.report = KC_REPORT_ALL;
 	return properties;
 }
@@ -176,7 +182,8 @@ start_ingest(Export *export)
 	KcError		err;
 
 	memset(&options, 0, sizeof(options));
-	options.operation_id = export->id;
+	StaticAssertStmt(sizeof(export->id.data) == sizeof(options.operation_id.bytes), "both are UUIDs");
+	memcpy(options.operation_id.bytes, export->id.data, sizeof(export->id.data));
 	options.max_blob_size = (uint64_t) kpg_max_blob_size_kb * 1024;
 	options.level = kpg_compression_level;
 	options.properties = build_properties(export);
@@ -188,17 +195,21 @@ start_ingest(Export *export)
 }
 
 static void
-prepare(Export *export)
+choose_id(Export *export)
 {
-	const KpgExportRequest *request = export->request;
-	Oid			serverid = kpg_session_server(request->server, GetUserId());
-	TupleDesc	desc;
+	KcUuid		id;
 	KcError		err;
 
-	export->policy = kpg_format_policy(request->on_type_error);
-	export->exactly_once = kpg_operations_exactly_once(request->exactly_once);
-	export->query = kpg_exec_prepare(request->query);
-	desc = kpg_exec_tupdesc(export->query);
+	kpg_check(kc_uuid_random(&id, &err), &err);
+	memcpy(export->id.data, id.bytes, sizeof(id.bytes));
+}
+
+/* What the result will look like in Kusto. */
+static void
+describe(Export *export, TupleDesc desc)
+{
+	const KpgExportRequest *request = export->request;
+
 	if (desc->natts == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_SYNTAX_ERROR),
@@ -207,9 +218,36 @@ prepare(Export *export)
 	export->format = kpg_format_create(desc, export->policy);
 	if (request->create_table)
 		export->table_command = kpg_schema_create_merge(desc, request->table_name, export->policy);
+}
+
+/*
+ * Everything up to the first request.  With run the query is planned, else
+ * nothing of it is evaluated.
+ */
+static void
+prepare(Export *export, bool run)
+{
+	const KpgExportRequest *request = export->request;
+	Oid			serverid;
+
+	check_request(request);
+	serverid = kpg_session_server(request->server, GetUserId());
+	export->policy = kpg_format_policy(request->on_type_error);
+	export->exactly_once = kpg_operations_exactly_once(request->exactly_once);
+	if (run)
+	{
+		export->query = kpg_exec_prepare(request->query);
+		if (export->job)
+			kpg_exec_hide(export->query,
+						  psprintf("exporting operation %s",
+								   DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(&export->id)))));
+		describe(export, kpg_exec_tupdesc(export->query));
+	}
+	else
+		describe(export, kpg_exec_check(request->query));
 	export->session = kpg_session_acquire_in(export->context, serverid, GetUserId());
 	export->database = kpg_session_database(export->session, request->database);
-	kpg_check(kc_uuid_random(&export->id, &err), &err);
+	start_ingest(export);
 }
 
 /*
@@ -232,15 +270,14 @@ check_skippable(const Export *export)
 			 errhint("Raise kusto_ingest.max_blob_size, or export the result in parts with a key for each.")));
 }
 
-/* True when the worker has something to do. */
-static bool
-stage(const Export *export, const pg_uuid_t *id)
+static KpgOperationRequest
+row_of(const Export *export)
 {
 	const KpgExportRequest *request = export->request;
 	KpgOperationRequest operation;
 
 	memset(&operation, 0, sizeof(operation));
-	operation.id = *id;
+	operation.id = export->id;
 	operation.owner = export->session->userid;
 	operation.server = export->session->server_name;
 	operation.database = export->database;
@@ -258,7 +295,48 @@ stage(const Export *export, const pg_uuid_t *id)
 	operation.on_type_error = request->on_type_error;
 	operation.exactly_once = export->exactly_once;
 	operation.created_at = export->started;
-	return kpg_operations_stage(&operation, export->ingest, kpg_format_type_errors(export->format));
+	return operation;
+}
+
+/* True when the worker has something to do. */
+static bool
+stage(const Export *export)
+{
+	KpgOperationRequest operation = row_of(export);
+	char	   *type_errors = kpg_format_type_errors(export->format);
+
+	if (export->job)
+		return kpg_operations_stage_job(&operation, export->ingest, type_errors);
+	return kpg_operations_stage(&operation, export->ingest, type_errors);
+}
+
+static void
+run(Export *export)
+{
+	KpgProgress *progress = kpg_progress_begin(&export->id);
+	DestReceiver *dest = kpg_dest_create(export->format, export->ingest,
+										 kc_client_mux(export->session->client), progress);
+
+	(void) kpg_exec_run(export->query, dest);
+	kpg_dest_finish(dest);
+	check_skippable(export);
+	kpg_progress_phase(progress, KPG_PHASE_STAGING);
+	KPG_FAULT("blobs-uploaded");
+	if (stage(export))
+		kpg_worker_staged();
+	KPG_FAULT("rows-staged");
+	kpg_progress_end(progress);
+}
+
+/* ---- the three ways in ---- */
+
+/* Where everything of an export lives; returns what to go back to. */
+static MemoryContext
+enter_context(Export *export)
+{
+	export->context = AllocSetContextCreate(CurrentMemoryContext, "kusto_ingest export",
+											ALLOCSET_DEFAULT_SIZES);
+	return MemoryContextSwitchTo(export->context);
 }
 
 void
@@ -266,27 +344,55 @@ kpg_export_run(const KpgExportRequest *request, pg_uuid_t *id)
 {
 	Export		export = {.request = request,.started = GetCurrentTimestamp()};
 	MemoryContext old;
-	DestReceiver *dest;
 
+	/* Before the next one, which would be true and tell less. */
+	PreventCommandDuringRecovery("kusto_ingest()");
 	PreventCommandIfReadOnly("kusto_ingest()");
 	PreventCommandIfParallelMode("kusto_ingest()");
-	PreventCommandDuringRecovery("kusto_ingest()");
-	check_request(request);
 
-	export.context = AllocSetContextCreate(CurrentMemoryContext, "kusto_ingest export",
-										   ALLOCSET_DEFAULT_SIZES);
-	old = MemoryContextSwitchTo(export.context);
-	prepare(&export);
-	start_ingest(&export);
-	StaticAssertStmt(sizeof(id->data) == sizeof(export.id.bytes), "both are UUIDs");
-	memcpy(id->data, export.id.bytes, sizeof(id->data));
+	old = enter_context(&export);
+	choose_id(&export);
+	prepare(&export, true);
+	run(&export);
+	kpg_export_notice(export.ingest, export.format, export.table_command != NULL);
+	*id = export.id;
 
-	dest = kpg_dest_create(export.format, export.ingest, kc_client_mux(export.session->client));
-	(void) kpg_exec_run(export.query, dest);
-	kpg_dest_finish(dest);
-	check_skippable(&export);
-	if (stage(&export, id))
-		kpg_worker_staged();
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(export.context);
+}
+
+void
+kpg_export_submit(const KpgExportRequest *request, pg_uuid_t *id)
+{
+	Export		export = {.request = request,.started = GetCurrentTimestamp()};
+	KpgOperationRequest operation;
+	MemoryContext old;
+
+	PreventCommandDuringRecovery("kusto_ingest_async()");
+	PreventCommandIfReadOnly("kusto_ingest_async()");
+	PreventCommandIfParallelMode("kusto_ingest_async()");
+
+	old = enter_context(&export);
+	choose_id(&export);
+	prepare(&export, false);
+	kpg_worker_job_check(export.session->userid);
+	operation = row_of(&export);
+	kpg_operations_submit(&operation, request->create_table);
+	kpg_worker_staged();
+	*id = export.id;
+
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(export.context);
+}
+
+void
+kpg_export_run_job(const KpgExportRequest *request, const pg_uuid_t *id)
+{
+	Export		export = {.request = request,.started = GetCurrentTimestamp(),.id = *id,.job = true};
+	MemoryContext old = enter_context(&export);
+
+	prepare(&export, true);
+	run(&export);
 
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(export.context);

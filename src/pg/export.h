@@ -11,6 +11,9 @@
 #include "utils/array.h"
 #include "utils/uuid.h"
 
+#include "../core/ingest.h"
+#include "format.h"
+
 /* What is to be exported, as the SQL function was told; NULL: not given. */
 typedef struct KpgExportRequest
 {
@@ -36,5 +39,18 @@ typedef struct KpgExportRequest
  * wrong with the request is raised before the first upload.
  */
 extern void kpg_export_run(const KpgExportRequest *request, pg_uuid_t *id);
+
+/*
+ * Record in the current transaction that a job is to make the export, as the
+ * current user, after the commit.  Raises for what can be found wrong without
+ * running, or evaluating, anything of the query.
+ */
+extern void kpg_export_submit(const KpgExportRequest *request, pg_uuid_t *id);
+
+/* In a job's process: like kpg_export_run(), for the running operation id. */
+extern void kpg_export_run_job(const KpgExportRequest *request, const pg_uuid_t *id);
+
+/* Tell the client what the current transaction has staged. */
+extern void kpg_export_notice(const KcIngest *ingest, const KpgRowFormat *format, bool create_table);
 
 #endif							/* KPG_EXPORT_H */

@@ -27,6 +27,7 @@
 #include "outcome_wait.h"
 #include "report.h"
 #include "schema.h"
+#include "version.h"
 
 PG_FUNCTION_INFO_V1(kusto_ingest);
 PG_FUNCTION_INFO_V1(kusto_ingest_async);
@@ -119,6 +120,7 @@ kusto_ingest(PG_FUNCTION_ARGS)
 	pg_uuid_t  *id = palloc(sizeof(pg_uuid_t));
 	KpgExportRequest request;
 
+	kpg_version_check();
 	export_arguments(fcinfo, &request);
 	kpg_export_run(&request, id);
 	PG_RETURN_UUID_P(id);
@@ -127,7 +129,13 @@ kusto_ingest(PG_FUNCTION_ARGS)
 Datum
 kusto_ingest_async(PG_FUNCTION_ARGS)
 {
-	elog(ERROR, "under construction");
+	pg_uuid_t  *id = palloc(sizeof(pg_uuid_t));
+	KpgExportRequest request;
+
+	kpg_version_check();
+	export_arguments(fcinfo, &request);
+	kpg_export_submit(&request, id);
+	PG_RETURN_UUID_P(id);
 }
 
 /* ---- CALL ---- */
@@ -229,9 +237,11 @@ Datum
 kusto_ingest_and_wait(PG_FUNCTION_ARGS)
 {
 	KpgExportRequest request;
-	int64		timeout_ms = timeout_argument(fcinfo, ARG_TIMEOUT);
+	int64		timeout_ms;
 	pg_uuid_t	id;
 
+	kpg_version_check();
+	timeout_ms = timeout_argument(fcinfo, ARG_TIMEOUT);
 	require_non_atomic(fcinfo);
 	/* A procedure that was called after a COMMIT has no snapshot yet. */
 	EnsurePortalSnapshotExists();
@@ -250,6 +260,7 @@ kusto_wait(PG_FUNCTION_ARGS)
 {
 	char	   *state;
 
+	kpg_version_check();
 	if (PG_ARGISNULL(0))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
@@ -265,6 +276,7 @@ kusto_create_table_command(PG_FUNCTION_ARGS)
 	KpgQuery   *query;
 	char	   *command;
 
+	kpg_version_check();
 	for (int i = 0; i < (int) lengthof(names); i++)
 	{
 		if (PG_ARGISNULL(i))

@@ -19,6 +19,7 @@
 #include "compat.h"
 #include "report.h"
 #include "session.h"
+#include "version.h"
 #include "wait.h"
 
 /* Kusto itself cuts a query's result at 64 MB unless it is told not to. */
@@ -171,11 +172,13 @@ run(FunctionCallInfo fcinfo, bool command)
 Datum
 kusto_query(PG_FUNCTION_ARGS)
 {
+	kpg_version_check();
 	return run(fcinfo, false);
 }
 
 Datum
 kusto_command(PG_FUNCTION_ARGS)
 {
+	kpg_version_check();
 	return run(fcinfo, true);
 }

@@ -17,6 +17,7 @@
 #include "compat.h"
 #include "report.h"
 #include "session.h"
+#include "version.h"
 #include "wait.h"
 
 PG_FUNCTION_INFO_V1(kusto_test_connection);
@@ -119,7 +120,7 @@ skip_step(Row *row)
 Datum
 kusto_test_connection(PG_FUNCTION_ARGS)
 {
-	const char *server = PG_ARGISNULL(0) ? NULL : NameStr(*PG_GETARG_NAME(0));
+	const char *server;
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	MemoryContext context;
 	MemoryContext step_context;
@@ -128,6 +129,8 @@ kusto_test_connection(PG_FUNCTION_ARGS)
 	char	   *principal = NULL;
 	bool		ok = true;
 
+	kpg_version_check();
+	server = PG_ARGISNULL(0) ? NULL : NameStr(*PG_GETARG_NAME(0));
 	kpg_compat_materialize(fcinfo);
 	context = AllocSetContextCreate(CurrentMemoryContext, "kusto_ingest test", ALLOCSET_DEFAULT_SIZES);
 	old = MemoryContextSwitchTo(context);

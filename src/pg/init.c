@@ -12,18 +12,21 @@
 #include <limits.h>
 
 #include "compat.h"
+#include "fault.h"
+#include "launcher.h"
 #include "settings.h"
-
-#define EXTENSION_VERSION "1.0"
+#include "shared.h"
+#include "version.h"
 
 #ifdef PG_MODULE_MAGIC_EXT
-PG_MODULE_MAGIC_EXT(.name = "kusto_ingest", .version = EXTENSION_VERSION);
+PG_MODULE_MAGIC_EXT(.name = "kusto_ingest", .version = KPG_VERSION);
 #else
 PG_MODULE_MAGIC;
 #endif
 
 char	   *kpg_default_server;
 char	   *kpg_trusted_hosts;
+char	   *kpg_databases;
 int			kpg_max_blob_size_kb = 512 * 1024;
 int			kpg_compression_level = 1;
 int			kpg_connect_timeout_ms = 10 * 1000;
@@ -34,7 +37,10 @@ int			kpg_naptime_ms = 10 * 1000;
 int			kpg_worker_idle_timeout_ms = 60 * 1000;
 int			kpg_post_timeout_s = 24 * 60 * 60;
 int			kpg_repost_after_s = 10 * 60;
+int			kpg_max_jobs = 4;
+int			kpg_job_timeout_ms = 0;
 int			kpg_status_timeout_s = 48 * 60 * 60;
+int			kpg_retention_s = 7 * 24 * 60 * 60;
 
 PGDLLEXPORT void _PG_init(void);
 
@@ -131,6 +137,11 @@ define_network(void)
 static void
 define_worker(void)
 {
+	DefineCustomStringVariable("kusto_ingest.databases",
+							   "Databases whose worker the launcher starts.",
+							   "Comma-separated names, or * for all; the library has to be preloaded.",
+							   &kpg_databases, "*",
+							   PGC_SIGHUP, GUC_LIST_INPUT, kpg_launcher_check_databases, NULL, NULL);
 	DefineCustomIntVariable("kusto_ingest.naptime",
 							"Time between two looks for work that nobody announced.",
 							NULL, &kpg_naptime_ms, 10 * 1000, 100, INT_MAX,
@@ -153,6 +164,27 @@ define_worker(void)
 							"Time after which a blob without an outcome becomes \"unknown\".",
 							NULL, &kpg_status_timeout_s, 48 * 60 * 60, 1, INT_MAX,
 							PGC_SIGHUP, GUC_UNIT_S, NULL, NULL, NULL);
+	DefineCustomIntVariable("kusto_ingest.retention",
+							"Time for which the worker keeps the records of finished operations.",
+							"-1 means that it never deletes them.",
+							&kpg_retention_s, 7 * 24 * 60 * 60, -1, INT_MAX,
+							PGC_SIGHUP, GUC_UNIT_S, NULL, NULL, NULL);
+}
+
+static void
+define_jobs(void)
+{
+	DefineCustomIntVariable("kusto_ingest.max_jobs",
+							"Number of background processes of a database that run queries of "
+							"kusto_ingest_async() at once.",
+							"Zero means that no further ones are started.",
+							&kpg_max_jobs, 4, 0, 1024,
+							PGC_SIGHUP, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("kusto_ingest.job_timeout",
+							"Time after which the query of kusto_ingest_async() is cancelled.",
+							"The value at the call counts. Zero means no limit.",
+							&kpg_job_timeout_ms, 0, 0, INT_MAX,
+							PGC_USERSET, GUC_UNIT_MS, NULL, NULL, NULL);
 }
 
 void
@@ -161,5 +193,13 @@ _PG_init(void)
 	define_targets();
 	define_network();
 	define_worker();
+	define_jobs();
+	kpg_fault_define();
 	kpg_compat_reserve_prefix("kusto_ingest");
+
+	kpg_version_set_preloaded(process_shared_preload_libraries_in_progress);
+	/* pg_upgrade's server has nobody to serve. */
+	if (process_shared_preload_libraries_in_progress && !IsBinaryUpgrade)
+		kpg_launcher_init();
+	kpg_shared_init();
 }

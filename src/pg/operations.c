@@ -10,6 +10,7 @@
 
 #include "access/genam.h"
 #include "access/htup_details.h"
+#include "access/relation.h"
 #include "access/table.h"
 #include "access/xact.h"
 #include "access/xlog.h"
@@ -185,8 +186,8 @@ kpg_operations_exactly_once(const char *name)
 	}
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-			 errmsg("unrecognized value for exactly_once: \"%s\"", name),
-			 errhint("Available values: auto, on, off.")));
+			 errmsg("invalid value for argument \"%s\": \"%s\"", "exactly_once", name),
+			 errhint("Valid values are \"auto\", \"on\" and \"off\".")));
 	return KPG_EXACTLY_ONCE_AUTO;	/* not reached */
 }
 
@@ -285,8 +286,8 @@ array_arg(Oid array_type, Oid element_type, Datum *values, int n)
 							  PointerGetDatum(construct_array(values, n, element_type, len, byval, align)));
 }
 
-static void
-stage_blobs(const KpgOperationRequest *request, const KcIngest *ingest, TimestampTz now)
+void
+kpg_operations_stage_blobs(const KpgOperationRequest *request, const KcIngest *ingest, TimestampTz now)
 {
 	int			n = kc_ingest_nblobs(ingest);
 	Datum	   *ordinals = palloc(sizeof(Datum) * (Size) n);
@@ -337,7 +338,7 @@ kpg_operations_stage(const KpgOperationRequest *request, const KcIngest *ingest,
 	kpg_operations_enter(&scope);
 	stage_operation(request, ingest, type_errors, now, to_do);
 	if (kc_ingest_nblobs(ingest) > 0)
-		stage_blobs(request, ingest, now);
+		kpg_operations_stage_blobs(request, ingest, now);
 	kpg_operations_leave(&scope);
 	return to_do;
 }
@@ -372,12 +373,10 @@ read_outcome(HeapTuple tuple, TupleDesc desc, KpgOutcome *outcome)
 
 	outcome->found = true;
 
-	/*
-	 * Only the worker changes the row, after our commit: a version of our own
-	 * is the inserted one.
-	 */
+	/* We have inserted it, or steered it. */
 	outcome->own_uncommitted = TransactionIdIsCurrentTransactionId(xmin);
 	outcome->visible_to_user = may_see(DatumGetObjectId(owner));
+	outcome->steered_by_user = has_privs_of_role(GetUserId(), DatumGetObjectId(owner));
 	outcome->foreign = (uint64) DatumGetInt64(cluster) != GetSystemIdentifier() ||
 		DatumGetObjectId(database) != MyDatabaseId;
 	outcome->state = column_string(tuple, desc, "state");
@@ -388,6 +387,18 @@ read_outcome(HeapTuple tuple, TupleDesc desc, KpgOutcome *outcome)
 	outcome->hint = column_string(tuple, desc, "hint");
 }
 
+/* What the catalog cache knows may have been dropped since; opening brings it up to date. */
+static Relation
+open_operation_table(void)
+{
+	Relation	relation;
+
+	do
+		relation = try_relation_open(operation_table(), AccessShareLock);
+	while (relation == NULL);
+	return relation;
+}
+
 /*
  * A scan and not SPI: it is asked for many times a second, and a waiting
  * transaction must not keep a lock that would stop DROP EXTENSION.
@@ -395,7 +406,7 @@ read_outcome(HeapTuple tuple, TupleDesc desc, KpgOutcome *outcome)
 void
 kpg_operations_outcome(const pg_uuid_t *id, KpgOutcome *outcome)
 {
-	Relation	relation = table_open(operation_table(), AccessShareLock);
+	Relation	relation = open_operation_table();
 	Oid			index = get_relname_relid("operation_pkey", RelationGetNamespace(relation));
 	AttrNumber	attnum = (AttrNumber) SPI_fnumber(RelationGetDescr(relation), "id");
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());

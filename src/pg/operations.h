@@ -84,8 +84,9 @@ extern bool kpg_operations_stage(const KpgOperationRequest *request, const KcIng
 typedef struct KpgOutcome
 {
 	bool		found;			/* in a snapshot taken now */
-	bool		own_uncommitted;	/* inserted by the current transaction */
+	bool		own_uncommitted;	/* written by the current transaction */
 	bool		visible_to_user;	/* the current user may see it */
+	bool		steered_by_user;	/* and cancel or retry it */
 	bool		foreign;		/* recorded by another cluster or database */
 	bool		finished;
 	char	   *state;
@@ -100,6 +101,15 @@ typedef struct KpgOutcome
  * neither snapshot nor lock.  Strings are palloc'd.
  */
 extern void kpg_operations_outcome(const pg_uuid_t *id, KpgOutcome *outcome);
+
+/*
+ * The same; raises when there is no such operation or the current user may not
+ * see it, which are one: that an operation exists is not for everybody to know.
+ */
+extern void kpg_operations_find(const pg_uuid_t *id, KpgOutcome *outcome);
+
+/* Raises that the operation is another cluster's or database's. */
+extern void kpg_operations_refuse_foreign(const pg_uuid_t *id, const KpgOutcome *outcome);
 
 /* ---- the state machine ---- */
 
@@ -184,6 +194,102 @@ extern void kpg_operations_note(const pg_uuid_t *id, const KpgFailure *failure);
  */
 extern KpgState kpg_operations_settle(const pg_uuid_t *id, bool gave_up);
 
+/* ---- steering ---- */
+
+/*
+ * These raise as kpg_operations_find() does, and when the current user may not
+ * steer the operation.  They wait for whoever is moving it.
+ */
+
+/*
+ * pending, running, staged -> cancelled, with all its blobs.  False when it is
+ * too late; *before is the state that it was in, and is in then.
+ */
+extern bool kpg_operations_cancel(const pg_uuid_t *id, KpgState *before);
+
+typedef struct KpgRetried
+{
+	KpgState	before;			/* the state that it was in */
+	uint64		blobs;			/* how many are staged again */
+	int64		doubtful;		/* of them, those that are in Kusto perhaps and have
+								 * no ingest-by tag */
+} KpgRetried;
+
+/*
+ * failed, unknown, partially_succeeded -> staged, with those of its blobs that
+ * are failed or unknown.  False when it is in another state; raises when there
+ * is nothing in it that could be posted again.
+ */
+extern bool kpg_operations_retry(const pg_uuid_t *id, KpgRetried *retried);
+
+/* A purge so far; zeroed: nothing yet. */
+typedef struct KpgPurge
+{
+	bool		begun;
+	TimestampTz finished_at;	/* from here on there may be more */
+} KpgPurge;
+
+/*
+ * Delete some of the operations that finished before, and report how many.
+ * *more: call again.  member: only those of owners whose privileges this role
+ * has; InvalidOid: everybody's.  What others have locked stays.
+ */
+extern int64 kpg_operations_purge(KpgPurge *purge, TimestampTz before, Oid member, bool *more);
+
+/* ---- jobs (operations_job.c) ---- */
+
+/*
+ * Record an export that a job is to make: one operation row in state pending,
+ * with the session's settings that decide about the result.
+ */
+extern void kpg_operations_submit(const KpgOperationRequest *request, bool create_table);
+
+typedef struct KpgJobRow
+{
+	pg_uuid_t	id;
+	Oid			owner;
+	KpgState	state;			/* pending or running */
+	int			runs;
+} KpgJobRow;
+
+/* What a job's process needs. */
+typedef struct KpgJob
+{
+	KpgOperationRequest request;
+	bool		create_table;
+	int			runs;			/* this one included */
+	int			nsettings;
+	char	  **setting_names;
+	char	  **setting_values;
+} KpgJob;
+
+/* pending -> running; all in the current context.  False: nothing to claim. */
+extern bool kpg_operations_claim_job(const pg_uuid_t *id, KpgJob *job);
+
+/*
+ * running -> staged, or succeeded when there is nothing to do in Kusto; like
+ * kpg_operations_stage().  Raises when it is not running any more.
+ */
+extern bool kpg_operations_stage_job(const KpgOperationRequest *request, const KcIngest *ingest,
+									 const char *type_errors);
+
+/*
+ * pending or running -> pending, to be tried in so many seconds; the failure
+ * is shown meanwhile.  False when it is not in that state any more; unless
+ * wait, also when somebody else is about to move it.
+ */
+extern bool kpg_operations_postpone_job(const pg_uuid_t *id, KpgState from, bool wait,
+										double seconds, const KpgFailure *failure);
+
+/* pending or running -> failed; false as above. */
+extern bool kpg_operations_fail_job(const pg_uuid_t *id, KpgState from, bool wait,
+									const KpgFailure *failure);
+
+/* ---- what the worker tells of itself ---- */
+
+/* In kusto.worker.  error NULL: the worker with this pid begins. */
+extern void kpg_operations_tell_worker(int pid, TimestampTz at, const char *error);
+
 /* ---- what the worker reads ---- */
 
 typedef enum KpgTables
@@ -252,17 +358,28 @@ typedef struct KpgSkip
  * Ids (pg_uuid_t *) of staged operations of this database, oldest first.
  * Operations that another cluster or database recorded are in nobody's list:
  * the original has posted them or will (docs/operations.md).
+ * *jobs: there are pending or running ones, see kpg_operations_jobs().
  */
-extern List *kpg_operations_staged(const KpgSkip *skip, int nskip, int limit);
+extern List *kpg_operations_staged(const KpgSkip *skip, int nskip, int limit, bool *jobs);
 
 /*
  * The next page of unfinished operations (staged, posting, posted); the sweep
  * begins anew after the last.
  */
-extern List *kpg_operations_unfinished(KpgSweep *sweep, int limit);
+extern List *kpg_operations_unfinished(KpgSweep *sweep, int limit, bool *jobs);
+
+/*
+ * All that are running, and the oldest of those that are pending and may be
+ * tried now, at most limit.  *next_ms: when the next of the others may be
+ * tried, -1: none.  In the current context.
+ */
+extern KpgJobRow *kpg_operations_jobs(int limit, int *n, int64 *next_ms);
 
 /* Unfinished ones that another cluster or database recorded. */
 extern int64 kpg_operations_count_foreign(void);
+
+/* Is it still there, and has the worker to do with it? */
+extern bool kpg_operations_is_open(const pg_uuid_t *id);
 
 /* NULL when it is gone or finished.  In the current context. */
 extern KpgOpenOperation *kpg_operations_load(const pg_uuid_t *id);

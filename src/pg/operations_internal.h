@@ -60,4 +60,11 @@ extern char *kpg_operations_string(MemoryContext context, uint64 row, int column
  */
 extern bool kpg_operations_move(const pg_uuid_t *id, KpgState to, bool keep_error);
 
+/* Move those of its blobs that may move so, inside a scope; how many have. */
+extern uint64 kpg_operations_move_blobs(const pg_uuid_t *id, KpgState to);
+
+/* Insert the blob rows of an export, inside a scope. */
+extern void kpg_operations_stage_blobs(const KpgOperationRequest *request, const KcIngest *ingest,
+									   TimestampTz now);
+
 #endif							/* KPG_OPERATIONS_INTERNAL_H */

@@ -15,6 +15,7 @@
 #include "operations.h"
 #include "operations_internal.h"
 #include "report.h"
+#include "waiters.h"
 
 static const char *const state_names[KPG_STATE_COUNT] = {
 	[KPG_STATE_PENDING] = "pending",
@@ -66,7 +67,7 @@ static const char update_operation[] =
 " runs = runs + CASE WHEN $1 = 'running' THEN 1 ELSE 0 END,"
 " started_at = CASE WHEN $1 = 'running' THEN clock_timestamp() ELSE started_at END,"
 " staged_at = CASE WHEN $1 = 'staged' THEN clock_timestamp() ELSE staged_at END,"
-" posted_at = CASE WHEN $1 = 'posted' THEN clock_timestamp() ELSE posted_at END,"
+" posted_at = CASE $1 WHEN 'posted' THEN clock_timestamp() WHEN 'staged' THEN NULL ELSE posted_at END,"
 " finished_at = CASE WHEN $2 THEN clock_timestamp() END,"
 " error_code = CASE WHEN $3 THEN error_code END,"
 " error_message = CASE WHEN $3 THEN error_message END,"
@@ -75,18 +76,22 @@ static const char update_operation[] =
 " activity_id = CASE WHEN $3 THEN activity_id END"
 " WHERE id = $4 AND state = ANY ($5)";
 
+/*
+ * A blob that is staged again starts anew, but for its status table: one blob
+ * has one row there.
+ */
 static const char update_blob[] =
 "UPDATE kusto.blob SET state = $1,"
 " post_attempts = post_attempts + CASE WHEN $1 = 'posting' THEN 1 ELSE 0 END,"
-" posted_at = CASE WHEN $1 = 'posted' THEN clock_timestamp() ELSE posted_at END,"
+" posted_at = CASE $1 WHEN 'posted' THEN clock_timestamp() WHEN 'staged' THEN NULL ELSE posted_at END,"
 " finished_at = CASE WHEN $2 THEN clock_timestamp() END,"
 " status_table = coalesce($3, status_table),"
-" error_code = coalesce($6, error_code),"
-" failure_status = coalesce($7, failure_status),"
-" details = coalesce($8, details),"
-" activity_id = coalesce($9, activity_id),"
-" kusto_operation_id = coalesce($10, kusto_operation_id)"
-" WHERE operation_id = $4 AND state = ANY ($5) AND ordinal = $11";
+" error_code = CASE WHEN $1 <> 'staged' THEN coalesce($6, error_code) END,"
+" failure_status = CASE WHEN $1 <> 'staged' THEN coalesce($7, failure_status) END,"
+" details = CASE WHEN $1 <> 'staged' THEN coalesce($8, details) END,"
+" activity_id = CASE WHEN $1 <> 'staged' THEN coalesce($9, activity_id) END,"
+" kusto_operation_id = CASE WHEN $1 <> 'staged' THEN coalesce($10, kusto_operation_id) END"
+" WHERE operation_id = $4 AND state = ANY ($5) AND ($11 IS NULL OR ordinal = $11)";
 
 static const char tell_blob[] =
 "UPDATE kusto.blob SET status_table = coalesce($3, status_table),"
@@ -156,24 +161,32 @@ said_arg(const char *text, bool utf8)
 	return kpg_operations_text_arg(text != NULL && utf8 ? kpg_report_text(text) : text);
 }
 
+#define THE_OPERATION	0
+#define ALL_BLOBS		(-1)
+
 /*
- * The one place that writes a state.  Inside a scope.  ordinal 0 is the
- * operation itself; keep_error is for operations, news for blobs.
+ * The one place that writes a state.  Inside a scope.  Returns how many have
+ * moved.  ordinal: of a blob, or THE_OPERATION, or ALL_BLOBS that may move so;
+ * keep_error is for operations, news for blobs.
  */
-static bool
+static uint64
 move(const pg_uuid_t *id, int ordinal, KpgState to, bool keep_error, const KpgBlobNews *news)
 {
 	static const KpgBlobNews no_news = {0};
-	uint32		from = ordinal == 0 ? operation_moves[to] : blob_moves[to];
+	bool		is_operation = ordinal == THE_OPERATION;
+	uint32		from = is_operation ? operation_moves[to] : blob_moves[to];
+	KpgSqlArg	ordinal_arg = kpg_operations_arg(INT4OID, Int32GetDatum(ordinal));
+	uint64		moved;
 
 	Assert(from != 0);
 	if (news == NULL)
 		news = &no_news;
+	ordinal_arg.isnull = ordinal == ALL_BLOBS;
 
 	const KpgSqlArg args[] = {
 		kpg_operations_text_arg(state_names[to]),
 		kpg_operations_arg(BOOLOID, BoolGetDatum(kpg_operations_is_final(to))),
-		ordinal == 0 ? kpg_operations_arg(BOOLOID, BoolGetDatum(keep_error))
+		is_operation ? kpg_operations_arg(BOOLOID, BoolGetDatum(keep_error))
 		: kpg_operations_text_arg(news->status_table),
 		kpg_operations_uuid_arg(id),
 		states_arg(from),
@@ -182,18 +195,27 @@ move(const pg_uuid_t *id, int ordinal, KpgState to, bool keep_error, const KpgBl
 		said_arg(news->details, news->utf8),
 		said_arg(news->activity_id, news->utf8),
 		said_arg(news->kusto_operation_id, news->utf8),
-		kpg_operations_arg(INT4OID, Int32GetDatum(ordinal))
+		ordinal_arg
 	};
 
-	if (ordinal == 0)
-		return kpg_operations_execute(update_operation, args, 5, SPI_OK_UPDATE, 0) == 1;
-	return kpg_operations_execute(update_blob, args, lengthof(args), SPI_OK_UPDATE, 0) == 1;
+	if (!is_operation)
+		return kpg_operations_execute(update_blob, args, lengthof(args), SPI_OK_UPDATE, 0);
+	moved = kpg_operations_execute(update_operation, args, 5, SPI_OK_UPDATE, 0);
+	if (moved > 0 && kpg_operations_is_final(to))
+		kpg_waiters_ended(id);
+	return moved;
 }
 
 bool
 kpg_operations_move(const pg_uuid_t *id, KpgState to, bool keep_error)
 {
-	return move(id, 0, to, keep_error, NULL);
+	return move(id, THE_OPERATION, to, keep_error, NULL) > 0;
+}
+
+uint64
+kpg_operations_move_blobs(const pg_uuid_t *id, KpgState to)
+{
+	return move(id, ALL_BLOBS, to, false, NULL);
 }
 
 bool
@@ -203,7 +225,7 @@ kpg_operations_claim(const pg_uuid_t *id)
 	bool		moved;
 
 	kpg_operations_enter(&scope);
-	moved = move(id, 0, KPG_STATE_POSTING, false, NULL);
+	moved = move(id, THE_OPERATION, KPG_STATE_POSTING, false, NULL) > 0;
 	kpg_operations_leave(&scope);
 	return moved;
 }
@@ -216,7 +238,7 @@ kpg_operations_move_blob(const pg_uuid_t *id, int ordinal, KpgState to, const Kp
 
 	Assert(ordinal > 0);
 	kpg_operations_enter(&scope);
-	moved = move(id, ordinal, to, false, news);
+	moved = move(id, ordinal, to, false, news) > 0;
 	kpg_operations_leave(&scope);
 	return moved;
 }
@@ -331,11 +353,11 @@ settle(const pg_uuid_t *id, KpgState state, bool gave_up)
 	keep_error = end != KPG_STATE_SUCCEEDED && end != KPG_STATE_SKIPPED;
 	if (state == KPG_STATE_POSTING &&
 		(end != KPG_STATE_FAILED || counts.by_state[KPG_STATE_POSTED] > 0) &&
-		move(id, 0, KPG_STATE_POSTED, keep_error, NULL))
+		move(id, THE_OPERATION, KPG_STATE_POSTED, keep_error, NULL) > 0)
 		state = KPG_STATE_POSTED;
 	if (counts.by_state[KPG_STATE_POSTED] > 0)
 		return state;
-	return move(id, 0, end, keep_error, NULL) ? end : state;
+	return move(id, THE_OPERATION, end, keep_error, NULL) > 0 ? end : state;
 }
 
 KpgState

@@ -20,25 +20,39 @@
 #include "operations_internal.h"
 #include "session.h"
 
-static const char select_staged[] =
-"SELECT o.id FROM kusto.operation o"
+/*
+ * Appended to a look at other operations, as the last row: one query for both.
+ * It stops at the first job.
+ */
+#define WITH_JOBS(selected) \
+"SELECT w.id, w.created_at FROM ((" selected ") UNION ALL" \
+" (SELECT NULL, NULL FROM kusto.operation o" \
+" WHERE o.finished_at IS NULL AND o.state IN ('pending', 'running')" \
+" AND o.system_identifier = $1 AND o.database_oid = $2 LIMIT 1)) w" \
+" ORDER BY w.created_at NULLS LAST, w.id"
+
+static const char select_staged[] = WITH_JOBS(
+"SELECT o.id, o.created_at FROM kusto.operation o"
 " WHERE o.finished_at IS NULL AND o.state = 'staged'"
 " AND o.system_identifier = $1 AND o.database_oid = $2"
 " AND NOT EXISTS (SELECT FROM unnest($3, $4) AS s (server, owner)"
 " WHERE s.server = o.server AND s.owner = o.owner)"
-" ORDER BY o.created_at, o.id LIMIT $5";
+" ORDER BY o.created_at, o.id LIMIT $5");
 
-static const char select_unfinished[] =
+static const char select_unfinished[] = WITH_JOBS(
 "SELECT o.id, o.created_at FROM kusto.operation o"
 " WHERE o.finished_at IS NULL AND o.state IN ('staged', 'posting', 'posted')"
 " AND o.system_identifier = $1 AND o.database_oid = $2"
 " AND (o.created_at, o.id) > ($3, $4)"
-" ORDER BY o.created_at, o.id LIMIT $5";
+" ORDER BY o.created_at, o.id LIMIT $5");
 
 static const char count_foreign[] =
 "SELECT count(*) FROM kusto.operation o"
-" WHERE o.finished_at IS NULL AND o.state IN ('staged', 'posting', 'posted')"
+" WHERE o.finished_at IS NULL"
 " AND (o.system_identifier <> $1 OR o.database_oid <> $2)";
+
+static const char select_open[] =
+"SELECT FROM kusto.operation o WHERE o.id = $1 AND o.state IN ('staged', 'posting', 'posted')";
 
 static const char select_operation[] =
 "SELECT o.owner, o.server, o.database, o.table_name, o.table_command, o.state, o.blobs,"
@@ -67,7 +81,7 @@ static const char select_blobs[] =
 KpgTables
 kpg_operations_lock(void)
 {
-	static const char *const names[] = {"operation", "blob"};
+	static const char *const names[] = {"operation", "blob", "worker"};
 	Oid			nspid;
 
 	if (!OidIsValid(get_extension_oid("kusto_ingest", true)))
@@ -97,23 +111,30 @@ copy_uuid(MemoryContext context, uint64 row, int column)
 	return copy;
 }
 
+/* Of a result with WITH_JOBS(); *n is then without its last row. */
 static List *
-read_ids(MemoryContext context, uint64 n)
+read_ids(MemoryContext context, uint64 *n, bool *jobs)
 {
 	MemoryContext old = MemoryContextSwitchTo(context);
 	List	   *ids = NIL;
 
-	for (uint64 i = 0; i < n; i++)
+	*jobs = false;
+	if (*n > 0)
+		(void) kpg_operations_value(*n - 1, 1, jobs);
+	if (*jobs)
+		--*n;
+	for (uint64 i = 0; i < *n; i++)
 		ids = lappend(ids, copy_uuid(context, i, 1));
 	MemoryContextSwitchTo(old);
 	return ids;
 }
 
 List *
-kpg_operations_staged(const KpgSkip *skip, int nskip, int limit)
+kpg_operations_staged(const KpgSkip *skip, int nskip, int limit, bool *jobs)
 {
 	MemoryContext context = CurrentMemoryContext;
 	KpgSqlScope scope;
+	uint64		n;
 	List	   *ids;
 
 	kpg_operations_enter(&scope);
@@ -137,14 +158,15 @@ kpg_operations_staged(const KpgSkip *skip, int nskip, int limit)
 			kpg_operations_arg(INT4OID, Int32GetDatum(limit))
 		};
 
-		ids = read_ids(context, kpg_operations_execute(select_staged, args, lengthof(args), SPI_OK_SELECT, 0));
+		n = kpg_operations_execute(select_staged, args, lengthof(args), SPI_OK_SELECT, 0);
+		ids = read_ids(context, &n, jobs);
 	}
 	kpg_operations_leave(&scope);
 	return ids;
 }
 
 List *
-kpg_operations_unfinished(KpgSweep *sweep, int limit)
+kpg_operations_unfinished(KpgSweep *sweep, int limit, bool *jobs)
 {
 	static const pg_uuid_t first_uuid = {{0}};
 	MemoryContext context = CurrentMemoryContext;
@@ -164,7 +186,7 @@ kpg_operations_unfinished(KpgSweep *sweep, int limit)
 		};
 
 		n = kpg_operations_execute(select_unfinished, args, lengthof(args), SPI_OK_SELECT, 0);
-		ids = read_ids(context, n);
+		ids = read_ids(context, &n, jobs);
 		sweep->begun = n == (uint64) limit;
 		if (sweep->begun)
 		{
@@ -197,6 +219,20 @@ kpg_operations_count_foreign(void)
 }
 
 /* ---- one operation ---- */
+
+bool
+kpg_operations_is_open(const pg_uuid_t *id)
+{
+	KpgSqlScope scope;
+	KpgSqlArg	arg;
+	bool		open;
+
+	kpg_operations_enter(&scope);
+	arg = kpg_operations_uuid_arg(id);
+	open = kpg_operations_execute(select_open, &arg, 1, SPI_OK_SELECT, 0) == 1;
+	kpg_operations_leave(&scope);
+	return open;
+}
 
 /* Done here because it takes a transaction, which is over when the text is sent. */
 static char *

@@ -2,29 +2,29 @@
  * outcome_wait.c
  *	  Wait until an operation has ended.
  *
- * Looks again at growing intervals: the worker cannot know who waits, and a
- * look is one index lookup.
+ * Sleeps on the latch until somebody ends the operation (waiters.h).  Looks
+ * also every few seconds: an end that nobody announces is seen then, and a
+ * worker that is gone without a successor is started anew.
  */
 #include "postgres.h"
 
+#include "access/xact.h"
+#include "access/xlog.h"
 #include "executor/spi.h"
+#include "storage/latch.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
+#include "utils/snapmgr.h"
 
 #include "operations.h"
 #include "outcome_wait.h"
 #include "wait.h"
+#include "waiters.h"
 #include "worker.h"
 
-#define FIRST_PAUSE_MS	5
-#define LAST_PAUSE_MS	250
-#define WORKER_CHECK_MS 5000	/* is there somebody to wait for? */
-
-static char *
-id_text(const pg_uuid_t *id)
-{
-	return DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(id)));
-}
+#define CHECK_MS			5000
+/* On a standby nobody announces anything. */
+#define STANDBY_CHECK_MS	500
 
 /* One look; result in the caller's context. */
 static char *
@@ -32,45 +32,18 @@ look(const pg_uuid_t *id, bool *finished)
 {
 	KpgOutcome	outcome;
 
-	kpg_operations_outcome(id, &outcome);
-
-	/* That an operation exists is not for everybody to know. */
-	if (!outcome.found || !outcome.visible_to_user)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("operation %s does not exist", id_text(id)),
-				 errhint("The view kusto.operations lists the operations that you may see.")));
+	kpg_operations_find(id, &outcome);
 	if (outcome.own_uncommitted && !outcome.finished)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("operation %s belongs to the current transaction", id_text(id)),
+				 errmsg("operation %s belongs to the current transaction",
+						DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(id)))),
 				 errdetail("Its data is sent to Kusto after the commit."),
 				 errhint("COMMIT first, or use CALL kusto_ingest_and_wait().")));
 	if (outcome.foreign && !outcome.finished)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("operation %s was recorded by another cluster or database", id_text(id)),
-				 errdetail("This one is a copy, or was upgraded, and does not go on with it: its state stays \"%s\".",
-						   outcome.state),
-				 errhint("If this database has taken the other's place, adopt its operations as docs/operations.md tells.")));
+		kpg_operations_refuse_foreign(id, &outcome);
 	*finished = outcome.finished;
 	return outcome.state;
-}
-
-/*
- * The statement's own snapshot and the locks of the look go with the
- * transaction; the next one has none until the next look.
- */
-static void
-end_transaction(void)
-{
-	if (SPI_connect_ext(SPI_OPT_NONATOMIC) != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect_ext failed");
-	SPI_commit();
-	/* Needed before PostgreSQL 15. */
-	SPI_start_transaction();
-	if (SPI_finish() != SPI_OK_FINISH)
-		elog(ERROR, "SPI_finish failed");
 }
 
 static char *
@@ -84,40 +57,101 @@ look_in(MemoryContext result_context, const pg_uuid_t *id, bool *finished)
 	state = MemoryContextStrdup(result_context, state);
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(scratch);
+	/* Else it would hold back VACUUM while we sleep. */
+	InvalidateCatalogSnapshot();
 	return state;
+}
+
+/* The statement's own snapshot and locks go with the transaction. */
+static void
+begin_anew(MemoryContext context)
+{
+	if (SPI_connect_ext(SPI_OPT_NONATOMIC) != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect_ext failed");
+	SPI_commit();
+	/* Needed before PostgreSQL 15. */
+	SPI_start_transaction();
+	if (SPI_finish() != SPI_OK_FINISH)
+		elog(ERROR, "SPI_finish failed");
+	MemoryContextSwitchTo(context);
+}
+
+/* With a snapshot for each look only, whatever the default isolation level. */
+static void
+begin_to_look(MemoryContext context)
+{
+	begin_anew(context);
+	XactIsoLevel = XACT_READ_COMMITTED;
+}
+
+typedef struct Wait
+{
+	const pg_uuid_t *id;
+	MemoryContext context;		/* of the result */
+	int64		deadline_ms;	/* PG_INT64_MAX: never */
+	int64		check_ms;		/* next look that nobody asked for */
+} Wait;
+
+static int64
+now_ms(void)
+{
+	return kc_clock_system.monotonic_ms(kc_clock_system.arg);
+}
+
+/*
+ * Look, then wait until there may be something new.  NULL: look again.  The
+ * look comes after the announcement, lest an end be missed in between, and
+ * nothing that resets the latch comes between look and sleep.
+ */
+static char *
+look_and_wait(Wait *wait)
+{
+	bool		finished;
+	char	   *state = look_in(wait->context, wait->id, &finished);
+	int64		now = now_ms();
+	int			happened;
+
+	if (finished || now >= wait->deadline_ms)
+		return state;
+	pfree(state);
+
+	if (now >= wait->check_ms)
+	{
+		wait->check_ms = now + (RecoveryInProgress() ? STANDBY_CHECK_MS : CHECK_MS);
+		(void) kpg_worker_ensure();
+		return NULL;
+	}
+	do
+	{
+		happened = kpg_wait_once(Min(wait->check_ms, wait->deadline_ms) - now, KPG_WAIT_OUTCOME);
+		now = now_ms();
+	} while (!(happened & WL_LATCH_SET) && now < wait->check_ms && now < wait->deadline_ms);
+	return NULL;
 }
 
 char *
 kpg_outcome_wait(const pg_uuid_t *id, int64 timeout_ms, bool commit_between)
 {
-	MemoryContext context = CurrentMemoryContext;
-	const KcClock *clock = &kc_clock_system;
-	int64		started = clock->monotonic_ms(clock->arg);
-	int64		worker_check = started;
-	int64		pause_ms = FIRST_PAUSE_MS;
+	int64		now = now_ms();
+	Wait		wait = {
+		.id = id,
+		.context = CurrentMemoryContext,
+		.deadline_ms = timeout_ms < 0 ? PG_INT64_MAX : now + timeout_ms,
+		.check_ms = now
+	};
+	char	   *state;
 
-	for (;;)
+	/* An error ends the transaction, and with it the announcement. */
+	do
 	{
-		bool		finished;
-		char	   *state = look_in(context, id, &finished);
-		int64		now = clock->monotonic_ms(clock->arg);
-		int64		left_ms = timeout_ms < 0 ? PG_INT64_MAX : timeout_ms - (now - started);
-
-		if (finished || left_ms <= 0)
-			return state;
-		pfree(state);
-
-		if (now >= worker_check)
-		{
-			(void) kpg_worker_ensure();
-			worker_check = now + WORKER_CHECK_MS;
-		}
 		if (commit_between)
-		{
-			end_transaction();
-			MemoryContextSwitchTo(context);
-		}
-		(void) kpg_wait_once(Min(pause_ms, left_ms), KPG_WAIT_OUTCOME);
-		pause_ms = Min(pause_ms + pause_ms / 2, LAST_PAUSE_MS);
-	}
+			begin_to_look(wait.context);
+		kpg_waiters_announce(id);
+		state = look_and_wait(&wait);
+		kpg_waiters_withdraw(id);
+	} while (state == NULL);
+	/* What the caller does next is not ours. */
+	if (commit_between)
+		begin_anew(wait.context);
+	return state;
 }

@@ -15,11 +15,12 @@
  * in.  Raises for an operation that does not exist or that the current user
  * may not see, and for one of the current, uncommitted transaction.
  *
- * Takes no snapshot and keeps no lock between two looks.  What the calling
- * statement holds by itself stays held, though: commit_between, for a
- * procedure that was called non-atomically and has no SPI connection of its
- * own open, ends the transaction between looks.  The result then lives in the
- * context that was current at the call, which must outlive transactions.
+ * While it sleeps it holds no snapshot, and no lock that anybody could wait
+ * for.  What the calling statement holds by itself stays held, though:
+ * commit_between, for a procedure that was called non-atomically and has no SPI
+ * connection of its own open, ends the transaction before each look.  The
+ * result then lives in the context that was current at the call, which must
+ * outlive transactions.
  */
 extern char *kpg_outcome_wait(const pg_uuid_t *id, int64 timeout_ms, bool commit_between);
 

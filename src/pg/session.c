@@ -23,6 +23,7 @@
 #include "report.h"
 #include "session.h"
 #include "settings.h"
+#include "shared.h"
 #include "wait.h"
 
 /* Idle clients that a process keeps; each may hold connections open. */
@@ -210,6 +211,7 @@ fill_config(KcClientConfig *config, const KpgServerOptions *server,
 	config->stall_timeout_ms = kpg_stall_timeout_ms;
 	/* To the core zero is "without a limit"; to us it is "never again". */
 	config->retry_total_ms = Max(kpg_retry_timeout_ms, 1);
+	config->cache = kpg_shared_cache();
 }
 
 static char *
@@ -276,6 +278,7 @@ kpg_session_acquire(Oid serverid, Oid userid)
 	dlist_iter	iter;
 
 	initialize();
+	kpg_shared_tell();
 	seen = invalidations;
 	server = GetForeignServer(serverid);
 	mapping = find_mapping(server, userid);

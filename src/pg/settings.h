@@ -23,11 +23,17 @@ extern int	kpg_request_timeout_ms;
 extern int	kpg_stall_timeout_ms;
 extern int	kpg_retry_timeout_ms;
 
+/* the launcher */
+extern char *kpg_databases;		/* "*" or a list of identifiers */
+
 /* the worker */
 extern int	kpg_naptime_ms;
 extern int	kpg_worker_idle_timeout_ms;
 extern int	kpg_post_timeout_s;	/* a blob that cannot be posted fails */
 extern int	kpg_repost_after_s;	/* patience with a post that may have arrived */
+extern int	kpg_max_jobs;		/* processes of jobs at once; 0: none */
+extern int	kpg_job_timeout_ms; /* of the query of a job; 0: no limit */
 extern int	kpg_status_timeout_s;	/* a posted blob without an outcome is given up */
+extern int	kpg_retention_s;	/* records of what finished so long ago go; -1: never */
 
 #endif							/* KPG_SETTINGS_H */

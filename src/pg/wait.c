@@ -151,7 +151,8 @@ wait_event_id(KpgWaitEvent event)
 		[KPG_WAIT_REQUEST] = "KustoRequest",
 		[KPG_WAIT_UPLOAD] = "KustoUpload",
 		[KPG_WAIT_OUTCOME] = "KustoOutcome",
-		[KPG_WAIT_WORKER] = "KustoWorkerMain"
+		[KPG_WAIT_WORKER] = "KustoWorkerMain",
+		[KPG_WAIT_LAUNCHER] = "KustoLauncherMain"
 	};
 	static uint32 ids[lengthof(names)];
 
@@ -221,3 +222,17 @@ kpg_wait_done(const bool *done, int64 timeout_ms, KpgWaitEvent event)
 	}
 	return true;
 }
+
+#ifdef KUSTO_FAULTS
+void
+kpg_wait_forever(bool interruptible)
+{
+	for (;;)
+	{
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_EXIT_ON_PM_DEATH, -1, wait_event_id(KPG_WAIT_WORKER));
+		ResetLatch(MyLatch);
+		if (interruptible)
+			CHECK_FOR_INTERRUPTS();
+	}
+}
+#endif

@@ -17,7 +17,8 @@ typedef enum KpgWaitEvent
 	KPG_WAIT_REQUEST,			/* KustoRequest: a command, query or probe */
 	KPG_WAIT_UPLOAD,			/* KustoUpload: blocks under way */
 	KPG_WAIT_OUTCOME,			/* KustoOutcome: kusto_wait */
-	KPG_WAIT_WORKER				/* KustoWorkerMain: the worker is idle */
+	KPG_WAIT_WORKER,			/* KustoWorkerMain: the worker is idle */
+	KPG_WAIT_LAUNCHER			/* KustoLauncherMain: the launcher is idle */
 } KpgWaitEvent;
 
 /*
@@ -50,5 +51,10 @@ extern void kpg_wait_pump(void);
  * driven), or the timeout.  Serves interrupts.  Returns WL_* bits.
  */
 extern int	kpg_wait_once(int64 timeout_ms, KpgWaitEvent event);
+
+#ifdef KUSTO_FAULTS
+/* Drives nothing; ends by an interrupt, or not even so. */
+extern void kpg_wait_forever(bool interruptible);
+#endif
 
 #endif							/* KPG_WAIT_H */

@@ -29,12 +29,21 @@
 #include "utils/guc.h"
 #include "utils/memutils.h"
 
+#include "fault.h"
+#include "launcher.h"
 #include "settings.h"
+#include "version.h"
 #include "wait.h"
 #include "worker.h"
 #include "worker_internal.h"
 
+/*
+ * Those who want the database wait five seconds; with what is under way the
+ * worker is gone after little more than a second.
+ */
 #define DATABASE_CHECK_MS	1000
+#define DATABASE_CHECK_BUSY_MS	250
+#define LEAVE_DRAIN_MS		750
 #define LOOK_AGAIN_MS		500 /* the tables were locked */
 #define RIVAL_PAUSE_MS		20	/* another worker ends or begins */
 #define RIVAL_TIMEOUT_MS	5000
@@ -45,6 +54,7 @@
 static volatile sig_atomic_t terminated;
 static volatile sig_atomic_t at_work;	/* has SELF and ALIVE */
 static bool guarding;			/* has GUARD: whoever stages waits */
+static bool succeeded;			/* another one is on its way */
 
 /* ---- coming and going ---- */
 
@@ -88,7 +98,44 @@ before_exit(int code, Datum arg)
 	if (!at_work || !terminated)
 		return;
 	release_locks();
-	(void) kpg_worker_register(0);
+	KPG_FAULT("terminated");
+	succeeded = kpg_worker_register(0) != NULL;
+}
+
+/*
+ * Whatever ends the process, from its connecting on: a launcher, if there is
+ * one, starts another when nobody has.
+ */
+static void
+after_exit(int code, Datum database)
+{
+	if (code != 0 && !succeeded)
+		kpg_launcher_ask(DatumGetObjectId(database));
+}
+
+static emit_log_hook_type previous_log_hook;
+
+/*
+ * A successor waits for the lock of whoever dropped the database.  Then there
+ * is nothing to say, and no failure that the postmaster should log.
+ */
+static void
+end_without_database(ErrorData *error)
+{
+	if (error->elevel == FATAL && error->sqlerrcode == ERRCODE_UNDEFINED_DATABASE)
+		proc_exit(0);
+	if (previous_log_hook != NULL)
+		previous_log_hook(error);
+}
+
+static void
+connect_to(Oid database)
+{
+	before_shmem_exit(after_exit, ObjectIdGetDatum(database));
+	previous_log_hook = emit_log_hook;
+	emit_log_hook = end_without_database;
+	BackgroundWorkerInitializeConnectionByOid(database, InvalidOid, 0);
+	emit_log_hook = previous_log_hook;
 }
 
 /*
@@ -114,30 +161,15 @@ get_locks(void)
 	return true;
 }
 
-/* Does nobody want the database for himself? */
-static bool
-database_is_free(void)
-{
-	LOCKTAG		tag;
-
-	/* As every connection does for a moment; DROP DATABASE and the like conflict. */
-	SET_LOCKTAG_OBJECT(tag, InvalidOid, DatabaseRelationId, MyDatabaseId, 0);
-	if (LockAcquire(&tag, RowExclusiveLock, true, true) == LOCKACQUIRE_NOT_AVAIL)
-		return false;
-	(void) LockRelease(&tag, RowExclusiveLock, true);
-	return true;
-}
-
 /*
  * Before the process ends, let posts end that are under way: one that is cut
- * off is in doubt, which takes long to find out.  Whoever wants us to go waits
- * longer than this.
+ * off is in doubt, which takes long to find out.
  */
 static void
-drain(void)
+drain(int64 limit_ms)
 {
 	int64		now = kpg_worker_now_ms();
-	int64		deadline = now + DRAIN_MS;
+	int64		deadline = now + limit_ms;
 
 	kpg_worker_hold_back(true);
 	while (kpg_worker_is_posting() && now < deadline)
@@ -177,19 +209,45 @@ leave_database(void)
 	bool		unneeded;
 
 	ereport(DEBUG1, (errmsg_internal("kusto_ingest worker leaves the database to another session")));
-	drain();
+	kpg_worker_jobs_stop();
+	drain(LEAVE_DRAIN_MS);
+	KPG_FAULT("worker-leaving");
 	unneeded = is_unneeded();
 	release_locks();
 	release_guard();
-	if (!unneeded)
-		(void) kpg_worker_register(0);
+	KPG_FAULT("successor-due");
+	if (!unneeded && kpg_worker_register(0) == NULL)
+		kpg_launcher_ask(MyDatabaseId);
+	proc_exit(0);
+}
+
+/*
+ * The extension has been updated while we go on with the library that we have.
+ * Another process loads the new one, unless the postmaster has preloaded the
+ * old one; only one tries, for the file may be as old as ours.
+ */
+void
+kpg_worker_retire(const char *installed)
+{
+	bool		renewed = MyBgworkerEntry->bgw_extra[0] == KPG_WORKER_RENEWED;
+
+	ereport(LOG,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("kusto_ingest worker ends: its library is older than the installed extension"),
+			 errdetail("The library is of version %s, the extension of version %s.", KPG_VERSION, installed),
+			 kpg_version_is_preloaded() || renewed ? errhint("%s", kpg_version_hint()) : 0));
+	CommitTransactionCommand();
+	release_locks();
+	if (!kpg_version_is_preloaded() && !renewed)
+		(void) kpg_worker_renew();
 	proc_exit(0);
 }
 
 static void
 obey_sigterm(void)
 {
-	drain();
+	/* DROP DATABASE WITH (FORCE) is in a hurry, too. */
+	drain(kpg_worker_database_is_free(MyDatabaseId) ? DRAIN_MS : LEAVE_DRAIN_MS);
 	ereport(FATAL,
 			(errcode(ERRCODE_ADMIN_SHUTDOWN),
 			 errmsg("terminating background worker \"%s\" due to administrator command",
@@ -207,6 +265,7 @@ end_if_unneeded(void)
 	{
 		/* In this order: worker_start.c tells why. */
 		release_locks();
+		KPG_FAULT("worker-ending");
 		release_guard();
 		ereport(DEBUG1, (errmsg_internal("kusto_ingest worker ends: nothing to do")));
 		proc_exit(0);
@@ -262,6 +321,7 @@ typedef struct Loop
 	int64		end_ms;			/* next try to end; 0: there is work */
 	bool		woken;			/* something may have been staged */
 	bool		told_foreign;	/* the log has what will never be looked at */
+	bool		launched;		/* by the launcher, which waits for the first look */
 } Loop;
 
 static void
@@ -293,11 +353,12 @@ watch_mux(Loop *loop)
 static void
 look(Loop *loop, int64 now)
 {
-	if (now >= loop->database_ms)
+	/* Woken: perhaps for this. */
+	if (loop->woken || now >= loop->database_ms)
 	{
-		if (!database_is_free())
+		if (!kpg_worker_database_is_free(MyDatabaseId))
 			leave_database();
-		loop->database_ms = now + DATABASE_CHECK_MS;
+		loop->database_ms = now + (kpg_worker_is_posting() ? DATABASE_CHECK_BUSY_MS : DATABASE_CHECK_MS);
 	}
 	if (!loop->told_foreign)
 		loop->told_foreign = kpg_worker_tell_foreign();
@@ -315,10 +376,14 @@ static void
 watch_idleness(Loop *loop, int64 now)
 {
 	if (!kpg_worker_is_idle())
+	{
 		loop->end_ms = 0;
-	else if (loop->end_ms == 0)
-		loop->end_ms = now + kpg_worker_idle_timeout_ms;
-	else if (now >= loop->end_ms)
+		return;
+	}
+	/* Nobody has called a worker that the launcher started. */
+	if (loop->end_ms == 0)
+		loop->end_ms = now + (loop->launched ? 0 : kpg_worker_idle_timeout_ms);
+	if (now >= loop->end_ms && kpg_worker_purge_at_end(now))
 	{
 		end_if_unneeded();
 		loop->end_ms = now + Max(kpg_worker_idle_timeout_ms, NEEDED_PAUSE_MS);
@@ -331,6 +396,8 @@ turn(Loop *loop)
 {
 	int64		now = kpg_worker_now_ms();
 	int64		due = loop->resume_ms;
+	int64		purge_due;
+	int64		jobs_due;
 
 	if (terminated)
 		obey_sigterm();
@@ -340,10 +407,18 @@ turn(Loop *loop)
 		watch_mux(loop);
 		look(loop, now);
 		due = kpg_worker_run();
+		jobs_due = kpg_worker_jobs_run();
+		due = Min(due, jobs_due);
 		due = Min(due, Min(loop->look_ms, loop->database_ms));
 		if (kpg_worker_more_staged())
 			due = 0;
+		kpg_worker_trouble_write(now);
+		purge_due = kpg_worker_purge(now);
+		due = Min(due, purge_due);
 		watch_idleness(loop, now);
+		if (loop->launched)
+			kpg_launcher_settled();
+		loop->launched = false;
 		if (loop->end_ms != 0)
 			due = Min(due, loop->end_ms);
 		loop->woken = false;
@@ -366,6 +441,7 @@ guarded_turn(Loop *loop, MemoryContext context)
 		HOLD_INTERRUPTS();
 		MemoryContextSwitchTo(context);
 		EmitErrorReport();
+		kpg_worker_trouble(CopyErrorData()->message);
 		FlushErrorState();
 		AbortOutOfAnyTransaction();
 		/* On its way out: without its locks it must not go on. */
@@ -392,19 +468,22 @@ kpg_worker_main(Datum main_arg)
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, handle_sigterm);
 	BackgroundWorkerUnblockSignals();
-	BackgroundWorkerInitializeConnectionByOid(database, InvalidOid, 0);
+	connect_to(database);
 	if (IsBinaryUpgrade || RecoveryInProgress())
 		proc_exit(0);
 	pin_settings();
 	pgstat_report_activity(STATE_IDLE, NULL);
 
+	KPG_FAULT("worker-start");
 	if (!get_locks())
 	{
 		ereport(DEBUG1, (errmsg_internal("kusto_ingest worker ends: there is one already")));
 		proc_exit(0);
 	}
 	before_shmem_exit(before_exit, (Datum) 0);
+	KPG_FAULT("worker-at-work");
 
+	loop.launched = MyBgworkerEntry->bgw_extra[0] == KPG_WORKER_LAUNCHED;
 	context = AllocSetContextCreate(TopMemoryContext, "kusto_ingest worker", ALLOCSET_DEFAULT_SIZES);
 	MemoryContextSwitchTo(context);
 	for (;;)

@@ -8,6 +8,9 @@
 
 #include "postgres.h"
 
+#include "storage/proc.h"
+#include "utils/uuid.h"
+
 /*
  * The current transaction has staged something: make sure that a worker runs
  * before the transaction commits, and wake it when it has.  Called once an
@@ -22,6 +25,33 @@ extern void kpg_worker_staged(void);
  * outcome.  True when one runs afterwards.  Waits a moment for its start.
  */
 extern bool kpg_worker_ensure(void);
+
+/* Raise when PostgreSQL would not let a job's process connect as the role. */
+extern void kpg_worker_job_check(Oid role);
+
+/*
+ * The process that runs the query of an operation of this database: its pid
+ * member is to be signalled.  NULL when there is none.  For whoever has moved
+ * the operation away from running and not yet committed that: the process
+ * will not claim it any more.  Allocates, and may wait a moment, so not for
+ * after the commit.
+ */
+extern PGPROC *kpg_worker_job_proc(const pg_uuid_t *id);
+
+/*
+ * For the launcher, which is in no database: does the database have a worker?
+ * Does nobody want the database for himself, as DROP DATABASE does?  Start its
+ * worker, which ends at once when nothing is open; NULL when there is no slot.
+ */
+extern bool kpg_worker_runs_in(Oid database);
+extern bool kpg_worker_database_is_free(Oid database);
+extern struct BackgroundWorkerHandle *kpg_worker_start_in(Oid database, pid_t notify_pid);
+
+/* Wake the database's worker, if it has one. */
+extern void kpg_worker_wake(Oid database);
+
+/* Monotonic. */
+extern int64 kpg_worker_now_ms(void);
 
 /* Entry point of the process; its argument is the database's OID. */
 extern PGDLLEXPORT void kpg_worker_main(Datum main_arg);

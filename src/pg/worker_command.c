@@ -10,6 +10,7 @@
 
 #include "utils/memutils.h"
 
+#include "fault.h"
 #include "worker_internal.h"
 
 #define RESPONSE_MAX	(1024 * 1024)
@@ -112,6 +113,7 @@ kpg_worker_command_finish(WorkOperation *op)
 		command_failed(op, &err);
 		return;
 	}
+	KPG_FAULT("command-done");
 	kpg_worker_post_release(op, &op->command_held);
 	op->command_done = true;
 }

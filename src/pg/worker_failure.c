@@ -14,10 +14,29 @@
 #define RETRY_BASE_MS	1000
 #define RETRY_CAP_MS	60000
 
+/*
+ * To whoever waits for an answer a refused login is final.  Here it may be a
+ * secret that has expired, and what has committed waits for the new one, as it
+ * does for a user mapping that is missing.
+ */
+static KcError
+as_passing(const KcError *err)
+{
+	KcError		passing = *err;
+
+	if (err->status == KC_ERR_AUTH)
+	{
+		passing.status = KC_ERR_SERVICE;
+		passing.permanent = false;
+	}
+	return passing;
+}
+
 bool
 kpg_worker_retry(KcRetry *retry, const KcError *err, int64 *due_ms)
 {
-	static KcRetryPolicy policy = {.base_ms = RETRY_BASE_MS, .cap_ms = RETRY_CAP_MS};
+	static KcRetryPolicy policy = {.base_ms = RETRY_BASE_MS,.cap_ms = RETRY_CAP_MS};
+	KcError		passing = as_passing(err);
 	int64_t		wait_ms;
 
 	/* Zero would mean "no bound" to the core. */
@@ -26,7 +45,7 @@ kpg_worker_retry(KcRetry *retry, const KcError *err, int64 *due_ms)
 
 	if (retry->attempt == 0)
 		kc_retry_begin(retry, &policy, &kc_clock_system);
-	if (!kc_retry_again(retry, err, &wait_ms))
+	if (!kc_retry_again(retry, &passing, &wait_ms))
 		return false;
 	*due_ms = kpg_worker_now_ms() + wait_ms;
 	return true;

@@ -5,6 +5,8 @@
  *
  *	worker.c		  the process and its main loop
  *	worker_start.c	  starting, finding and waking it from a backend
+ *	worker_job.c	  the process of a job: its lock, starting and finding it
+ *	worker_jobs.c	  which jobs run
  *	worker_unit.c	  one short transaction
  *	worker_look.c	  which operations are in memory
  *	worker_work.c	  driving them: what is begun, written, given up
@@ -12,8 +14,11 @@
  *	worker_command.c  the command that creates an operation's table
  *	worker_post.c	  telling Kusto of a blob
  *	worker_poll.c	  asking what became of it
+ *	worker_purge.c	  retention
+ *	worker_trouble.c  telling in kusto.worker what went wrong
+ *	worker_log.c	  and in the server log
  *
- * All but worker_start.c runs in the worker only.
+ * All but worker_start.c and worker_job.c runs in the worker only.
  */
 #ifndef KPG_WORKER_INTERNAL_H
 #define KPG_WORKER_INTERNAL_H
@@ -26,8 +31,10 @@
 #include "../core/kusto.h"
 #include "operations.h"
 #include "session.h"
+#include "worker.h"
 
 #define KPG_WORKER_TYPE "kusto_ingest worker"
+#define KPG_JOB_TYPE "kusto_ingest job"
 
 /* ---- locks (worker_start.c) ---- */
 
@@ -49,6 +56,10 @@ typedef enum KpgWorkerLock
 
 extern void kpg_worker_lock_tag(LOCKTAG *tag, KpgWorkerLock lock);
 
+/* In bgw_extra: who has started a worker, if not somebody with work for it. */
+#define KPG_WORKER_LAUNCHED 'L' /* the launcher */
+#define KPG_WORKER_RENEWED	'R' /* one whose library was too old */
+
 /* Session-level and exclusive; false when it cannot be had at once. */
 extern bool kpg_worker_try_lock(KpgWorkerLock lock);
 extern void kpg_worker_unlock(KpgWorkerLock lock);
@@ -59,6 +70,45 @@ extern bool kpg_worker_is_held(KpgWorkerLock lock);
 /* Ask the postmaster for a worker; NULL when there is no slot. */
 struct BackgroundWorkerHandle;
 extern struct BackgroundWorkerHandle *kpg_worker_register(pid_t notify_pid);
+extern struct BackgroundWorkerHandle *kpg_worker_renew(void);
+
+/* End the process, in a transaction, because the library is too old (worker.c). */
+extern void kpg_worker_retire(const char *installed);
+
+/* ---- a job's process (worker_job.c); entry point kpg_job_main() in job.c ---- */
+
+/* What it is told. */
+typedef struct KpgWorkerJobStart
+{
+	Oid			database;
+	Oid			role;
+	pg_uuid_t	id;
+} KpgWorkerJobStart;
+
+/*
+ * Why PostgreSQL would not let a process connect as the role, as far as that
+ * does not pass by itself; NULL: it would.  In the current context.
+ */
+extern KpgFailure *kpg_worker_job_refusal(Oid role);
+
+/* The texts for a job's row, kept as they are; in the current context. */
+extern KpgFailure *kpg_worker_job_failure(int sqlstate, char *message, char *details, char *hint);
+
+/* NULL when there is no slot. */
+extern struct BackgroundWorkerHandle *kpg_worker_job_register(const KpgWorkerJobStart *start,
+															  pid_t notify_pid);
+
+/* Take the job's lock, for the session or the transaction; waits for it. */
+extern void kpg_worker_job_lock(const pg_uuid_t *id, bool session);
+
+/* Does a process have the job's lock? */
+extern bool kpg_worker_job_is_alive(const pg_uuid_t *id);
+
+/* So often a query is begun whose process is lost, or that meets a serialization failure. */
+#define KPG_JOB_RUNS_MAX	3
+
+/* Seconds to wait after that many runs (worker_jobs.c). */
+extern double kpg_worker_job_pause(int runs);
 
 /* ---- one transaction (worker_unit.c) ---- */
 
@@ -114,6 +164,8 @@ typedef struct WorkBlob
 	bool		polling;		/* which */
 	bool		held;			/* counts in its lane's nposting */
 	bool		in_doubt;		/* state posting: perhaps it has been posted */
+	bool		doubted;		/* was in doubt, and no sign has ended the doubt */
+	bool		retried;		/* of kusto_retry(): posted before, to some end */
 	bool		status_row;		/* an earlier try wrote it */
 	int			trouble;		/* what was noted last, lest it be noted again */
 	int64		due_ms;
@@ -139,14 +191,13 @@ typedef struct WorkOperation
 	int			poll_window;	/* blobs that are asked for at once */
 	bool		over;			/* nothing to do any more: to be forgotten */
 	int64		due_ms;			/* nothing new before */
+	bool		told_delay;		/* the log has it, with this code */
+	char		delay_code[64];
 	KcRetry		session_retry;	/* attempt 0: not begun */
 	KcRetry		command_retry;
 } WorkOperation;
 
 #define KPG_WORK_NEVER PG_INT64_MAX
-
-/* Monotonic. */
-extern int64 kpg_worker_now_ms(void);
 
 /* worker_look.c */
 
@@ -173,6 +224,27 @@ extern bool kpg_worker_is_idle(void);
 /* Drop it from memory, with all that is under way. */
 extern void kpg_worker_forget(WorkOperation *op);
 extern void kpg_worker_forget_all(void);
+
+/* worker_jobs.c */
+
+/* What a look has found: there are pending or running jobs, or there are none. */
+extern void kpg_worker_jobs_told(bool jobs);
+
+/*
+ * Start those that may run, and put right those that have lost their process.
+ * When there will be more, by kpg_worker_now_ms(); what announces itself by
+ * the latch or a look is not counted.
+ */
+extern int64 kpg_worker_jobs_run(void);
+
+/* Are there processes of jobs? */
+extern bool kpg_worker_has_jobs(void);
+
+/*
+ * The database is to be left: end the processes of jobs.  What they did is
+ * rolled back, and a successor runs them again.
+ */
+extern void kpg_worker_jobs_stop(void);
 
 /* worker_work.c */
 
@@ -257,5 +329,33 @@ extern void kpg_worker_poll_decide(WorkOperation *op, WorkBlob *blob);
 
 /* When to ask first for a blob that has just been posted. */
 extern int64 kpg_worker_poll_first(void);
+
+/* worker_purge.c */
+
+/* Delete a batch of what is too old, when it is time; when it will be. */
+extern int64 kpg_worker_purge(int64 now_ms);
+
+/* The same before the process ends; false: there is more, call again. */
+extern bool kpg_worker_purge_at_end(int64 now_ms);
+
+/* worker_log.c */
+
+/* What the server log says of an operation's end, and of what holds it up. */
+extern void kpg_worker_log_end(const WorkOperation *op, KpgState state, const KpgFailure *failure);
+extern void kpg_worker_log_delay(WorkOperation *op, const KpgFailure *failure);
+
+/* For an ErrorContextCallback: which operation; arg is its pg_uuid_t. */
+extern void kpg_worker_log_context(void *arg);
+
+/* worker_trouble.c */
+
+/* Remember what went wrong.  Neither raises nor writes. */
+extern void kpg_worker_trouble(const char *text);
+
+/*
+ * Write, at most so often, that the worker has begun and what went wrong.  A
+ * failure to write is in the log and no more.
+ */
+extern void kpg_worker_trouble_write(int64 now_ms);
 
 #endif							/* KPG_WORKER_INTERNAL_H */

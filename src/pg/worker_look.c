@@ -299,7 +299,11 @@ init_blob(WorkBlob *blob, KpgOpenBlob *row, int64 now_ms)
 	 * Its worker ended between the record of a post and the record of its
 	 * result.  The status table knows more; see worker_poll.c.
 	 */
-	blob->in_doubt = row->state == KPG_STATE_POSTING;
+	blob->in_doubt = blob->doubted = row->state == KPG_STATE_POSTING;
+	/* The row that its earlier post wrote has the outcome of that one. */
+	blob->retried = row->state == KPG_STATE_STAGED && row->post_attempts > 0;
+	if (blob->retried)
+		blob->status_row = false;
 	if (row->state == KPG_STATE_POSTED && row->posted_at != 0)
 	{
 		int64		age_ms = (GetCurrentTimestamp() - row->posted_at) / 1000;
@@ -317,6 +321,7 @@ typedef struct Look
 	dlist_head	taken;
 	int			nadopted;
 	int			nrotated;
+	bool		jobs;			/* there are some */
 } Look;
 
 /* All of it in context; NULL when it is gone or finished. */
@@ -397,13 +402,13 @@ look_body(void *arg)
 	ListCell   *cell;
 
 	if (look->everything)
-		ids = kpg_operations_unfinished(&look->sweep, LOOK_LIMIT);
+		ids = kpg_operations_unfinished(&look->sweep, LOOK_LIMIT, &look->jobs);
 	else
 	{
 		KpgSkip    *skip;
 		int			nskip = lanes_to_skip(&skip);
 
-		ids = kpg_operations_staged(skip, nskip, LOOK_LIMIT);
+		ids = kpg_operations_staged(skip, nskip, LOOK_LIMIT, &look->jobs);
 	}
 	look->nfound = list_length(ids);
 	foreach(cell, ids)
@@ -451,16 +456,17 @@ kpg_worker_look(bool everything)
 	done = kpg_worker_unit("looking for exports", look_body, &look, NULL) == KPG_UNIT_DONE;
 	if (done)
 	{
+		kpg_worker_jobs_told(look.jobs);
 		while (!dlist_is_empty(&look.taken))
 			adopt(&look, dlist_container(WorkOperation, node, dlist_pop_head_node(&look.taken)));
 		if (everything)
 		{
 			sweep = look.sweep;
-			nothing_open = from_first && look.nfound == 0;
+			nothing_open = from_first && look.nfound == 0 && !look.jobs;
 		}
 		else
 		{
-			nothing_open = nothing_open && look.nfound == 0;
+			nothing_open = nothing_open && look.nfound == 0 && !look.jobs;
 			page_was_full = look.nfound == LOOK_LIMIT && look.nadopted > 0;
 		}
 	}
@@ -498,7 +504,7 @@ kpg_worker_tell_foreign(void)
 bool
 kpg_worker_is_idle(void)
 {
-	return nothing_open && dlist_is_empty(&kpg_worker_operations);
+	return nothing_open && dlist_is_empty(&kpg_worker_operations) && !kpg_worker_has_jobs();
 }
 
 void

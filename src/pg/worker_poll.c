@@ -13,6 +13,7 @@
 #include "utils/memutils.h"
 
 #include "../core/text.h"
+#include "fault.h"
 #include "report.h"
 #include "settings.h"
 #include "worker_internal.h"
@@ -74,10 +75,16 @@ operations_before(const WorkOperation *op)
 
 /* Half of its age: that it has ended is known at most half as late again. */
 static int64
+own_interval(const WorkBlob *blob, int64 now_ms)
+{
+	return Min(Max((now_ms - blob->since_ms) / 2, FIRST_MS), CAP_MS);
+}
+
+static int64
 next_poll(const WorkOperation *op, const WorkBlob *blob)
 {
 	int64		now_ms = kpg_worker_now_ms();
-	int64		interval = Min(Max((now_ms - blob->since_ms) / 2, FIRST_MS), CAP_MS);
+	int64		interval = own_interval(blob, now_ms);
 	int			before = operations_before(op);
 
 	if (before > 0)
@@ -85,16 +92,23 @@ next_poll(const WorkOperation *op, const WorkBlob *blob)
 	return now_ms + jittered(interval);
 }
 
-/* One operation to a table has ended: probably others have, too. */
+/*
+ * One operation to a table has ended: probably others have, too.  What was
+ * asked for a moment ago is not asked again, except that the one which is now
+ * the oldest is not left with the long interval of a follower: it hastens the
+ * others in its turn.
+ */
 static void
 hasten_others(const WorkOperation *op)
 {
 	int64		now_ms = kpg_worker_now_ms();
+	bool		oldest = true;
 	dlist_iter	iter;
 
 	dlist_foreach(iter, &kpg_worker_operations)
 	{
 		WorkOperation *other = dlist_container(WorkOperation, node, iter.cur);
+		bool		leads = false;
 
 		if (other == op || !goes_with(op, other))
 			continue;
@@ -103,10 +117,16 @@ hasten_others(const WorkOperation *op)
 			WorkBlob   *blob = &other->blobs[i];
 			int64		fresh_ms = (now_ms - blob->since_ms) / 8;
 
+			if (!to_be_polled(blob))
+				continue;
+			leads = true;
 			fresh_ms = Max(fresh_ms, FRESH_MS);
-			if (to_be_polled(blob) && now_ms - blob->polled_ms >= fresh_ms)
+			if (now_ms - blob->polled_ms >= fresh_ms)
 				blob->due_ms = Min(blob->due_ms, now_ms);
+			else if (oldest)
+				blob->due_ms = Min(blob->due_ms, now_ms + jittered(own_interval(blob, now_ms)));
 		}
+		oldest = oldest && !leads;
 	}
 }
 
@@ -206,6 +226,17 @@ hint_for(const WorkOperation *op, const KcStatusTask *task)
 		: NULL;
 }
 
+/*
+ * The blob was posted twice, and is deleted when the data of one message are
+ * in.  The report on the other may overwrite that.
+ */
+static bool
+is_echo(const WorkBlob *blob, const KcStatusTask *task)
+{
+	return blob->doubted && !blob->row->exactly_once &&
+		strcmp(task->error_code, "Download_SourceNotFound") == 0;
+}
+
 /* Kusto's last word. */
 static void
 decide_end(WorkOperation *op, WorkBlob *blob, const KcStatusTask *task, KpgState to)
@@ -240,6 +271,17 @@ decide_end(WorkOperation *op, WorkBlob *blob, const KcStatusTask *task, KpgState
 }
 
 /*
+ * Found in the table by the tag that only our own messages for this blob carry:
+ * an earlier one has landed.  With keys of the user's it may have been these.
+ */
+static KpgState
+end_of_skipped(const WorkOperation *op, const WorkBlob *blob)
+{
+	return blob->row->exactly_once && op->row->nif_not_exists == 0
+		? KPG_STATE_SUCCEEDED : KPG_STATE_SKIPPED;
+}
+
+/*
  * In doubt, and the status table knows nothing that would end the doubt.  The
  * row is written before the message: where there is no row, nothing was posted.
  */
@@ -271,6 +313,19 @@ decide_pending(WorkOperation *op, WorkBlob *blob, bool row_missing)
 		decide_unknown(op, blob, "Kusto has not reported on the data in time");
 }
 
+/* That it is not known is because the table could not be asked. */
+static void
+add_cause(WorkOperation *op, WorkChange *change, const KcError *err)
+{
+	const KpgFailure *cause = kpg_worker_failure(op, err);
+	KpgFailure *failure = change->failure;
+
+	failure->utf8 = cause->utf8;
+	failure->details = cause->details == NULL ? cause->message
+		: psprintf("%s: %s", cause->message, cause->details);
+	failure->activity_id = cause->activity_id;
+}
+
 /*
  * The table could not be asked: a matter of the table and not of the data, so
  * whatever the error, only time ends it.
@@ -284,6 +339,8 @@ decide_error(WorkOperation *op, WorkBlob *blob, const KcError *err)
 	op->session_stale = true;
 	decide_pending(op, blob, false);
 	change->status_row = blob->status_row;
+	if (change->to == KPG_STATE_UNKNOWN)
+		add_cause(op, change, err);
 	change->due_ms = Max(change->due_ms, kpg_worker_now_ms() + err->retry_after_ms);
 	if (change->failure == NULL && blob->trouble != trouble)
 		change->failure = kpg_worker_failure(op, err);
@@ -307,10 +364,14 @@ decide(WorkOperation *op, WorkBlob *blob, const KcStatusTask *task)
 			decide_end(op, blob, task, KPG_STATE_PARTIALLY_SUCCEEDED);
 			break;
 		case KC_OUTCOME_FAILED:
-			decide_end(op, blob, task, KPG_STATE_FAILED);
+			if (is_echo(blob, task))
+				decide_unknown(op, blob, "Kusto did not find the blob of a repeated message: "
+							   "the first one has probably been ingested");
+			else
+				decide_end(op, blob, task, KPG_STATE_FAILED);
 			break;
 		case KC_OUTCOME_SKIPPED:
-			decide_end(op, blob, task, KPG_STATE_SKIPPED);
+			decide_end(op, blob, task, end_of_skipped(op, blob));
 			break;
 		case KC_OUTCOME_QUEUED:
 			decide_unknown(op, blob, blob->in_doubt
@@ -330,7 +391,6 @@ kpg_worker_poll_decide(WorkOperation *op, WorkBlob *blob)
 	const KcStatusTask *task = (const KcStatusTask *) blob->task;
 	MemoryContext old = MemoryContextSwitchTo(op->scratch);
 
-	blob->change.pending = true;
 	blob->change.status_row = blob->status_row;
 	if (task->status_table != NULL && blob->row->status_table == NULL)
 		blob->change.news.status_table = pstrdup(task->status_table);
@@ -338,6 +398,7 @@ kpg_worker_poll_decide(WorkOperation *op, WorkBlob *blob)
 	blob->polled_ms = kpg_worker_now_ms();
 	if (kpg_operations_is_final(blob->change.to))
 	{
+		KPG_FAULT("outcome-known");
 		op->poll_window = Min(op->poll_window * 2, WINDOW_MAX);
 		hasten_others(op);
 	}
@@ -380,12 +441,12 @@ start_poll(WorkOperation *op, WorkBlob *blob)
 	}
 
 	old = MemoryContextSwitchTo(op->scratch);
-	blob->change.pending = true;
 	blob->change.status_row = blob->status_row;
 	if (reported)
 		decide_error(op, blob, &err);
 	else
 		decide_unreported(op, blob);
+	blob->change.pending = true;
 	MemoryContextSwitchTo(old);
 }
 

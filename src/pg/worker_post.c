@@ -7,13 +7,17 @@
  * not know whether it was posted; such a blob is in doubt and worker_poll.c
  * looks for signs of it before it is posted again, with the same source id.
  * That is at-least-once: a message can lie in the queue for longer than
- * kusto_ingest.repost_after before the service says anything of it.
+ * kusto_ingest.repost_after before the service says anything of it.  A blob
+ * that is posted exactly once carries a tag by which Kusto skips the second
+ * message; of the others the second is not sent when the blob is gone, since
+ * the service deletes what it has ingested.
  */
 #include "postgres.h"
 
 #include "datatype/timestamp.h"
 #include "utils/memutils.h"
 
+#include "fault.h"
 #include "report.h"
 #include "worker_internal.h"
 
@@ -93,6 +97,7 @@ attempt_body(void *arg)
 									  KPG_STATE_POSTING, NULL))
 			attempt->lost = true;
 	}
+	KPG_FAULT("claim-written");
 }
 
 static const KcSlice *
@@ -129,6 +134,7 @@ fill_request(const KpgOpenOperation *row, const WorkBlob *blob, KcPostRequest *r
 	request->raw_size = blob->row->raw_bytes;
 	request->status_table = kc_slice(blob->row->status_table);
 	request->status_row_exists = blob->status_row;
+	request->check_blob = blob->doubted || blob->retried;
 }
 
 /* A post that failed; perhaps_sent says that it may have had its effect. */
@@ -151,11 +157,39 @@ decide_failure(WorkOperation *op, WorkBlob *blob, const KcError *err, bool perha
 		change->to = KPG_STATE_POSTING;
 		return;
 	}
-	change->to = KPG_STATE_FAILED;
+	/* An earlier post that nobody answered may yet have landed. */
+	change->to = blob->doubted ? KPG_STATE_UNKNOWN : KPG_STATE_FAILED;
 	change->news.utf8 = change->failure->utf8;
 	change->news.error_code = change->failure->error_code;
 	change->news.details = change->failure->message;
 	change->news.activity_id = change->failure->activity_id;
+}
+
+/*
+ * The blob is gone, and nothing was sent.  The service deletes what it has
+ * ingested, unless it was told to retain it, so the post that was in doubt was
+ * received, and its outcome can be asked for.  Otherwise the blob has expired.
+ */
+static void
+decide_gone(WorkOperation *op, WorkBlob *blob, const KcError *err)
+{
+	WorkChange *change = &blob->change;
+
+	if (blob->doubted && !blob->row->exactly_once)
+	{
+		change->to = KPG_STATE_POSTED;
+		change->due_ms = kpg_worker_poll_first();
+		return;
+	}
+	decide_failure(op, blob, err, false);
+	change->failure->message = MemoryContextStrdup(op->scratch, "the blob of the export has expired");
+	change->failure->details =
+		MemoryContextStrdup(op->scratch, "Storage has it no more: Kusto deletes a blob that it has ingested, "
+							"and any other after some days.");
+	change->failure->hint =
+		MemoryContextStrdup(op->scratch, "See whether the rows are in the Kusto table; "
+							"if they are not, export them again.");
+	change->news.details = change->failure->message;
 }
 
 static void
@@ -175,9 +209,9 @@ start_post(WorkOperation *op, WorkBlob *blob)
 	}
 	else
 	{
-		blob->change.pending = true;
 		blob->change.status_row = blob->status_row;
 		decide_failure(op, blob, &err, false);
+		blob->change.pending = true;
 	}
 	MemoryContextSwitchTo(old);
 }
@@ -210,6 +244,7 @@ kpg_worker_post_start(WorkOperation *op, int64 now_ms)
 	op->over = attempt.lost;
 	if (op->over)
 		return;
+	KPG_FAULT("claimed");
 	if (op->row->state == KPG_STATE_STAGED)
 		op->lane->nwaiting--;
 	op->row->state = KPG_STATE_POSTING;
@@ -230,16 +265,21 @@ kpg_worker_post_decide(WorkOperation *op, WorkBlob *blob)
 	const KcError *err = &task->task.error;
 	WorkChange *change = &blob->change;
 
-	change->pending = true;
 	change->status_row = blob->status_row || task->status_row_written;
 	if (task->status_table != NULL &&
 		(blob->row->status_table == NULL || strcmp(blob->row->status_table, task->status_table) != 0))
 		change->news.status_table = MemoryContextStrdup(op->scratch, task->status_table);
+	if (task->blob_gone)
+	{
+		decide_gone(op, blob, err);
+		return;
+	}
 	if (err->status != KC_OK)
 	{
 		decide_failure(op, blob, err, err->after_send && task->message_sent);
 		return;
 	}
+	KPG_FAULT("post-known");
 	change->to = KPG_STATE_POSTED;
 	change->due_ms = kpg_worker_poll_first();
 }

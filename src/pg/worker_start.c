@@ -15,11 +15,14 @@
 
 #include "access/xact.h"
 #include "access/xlog.h"
+#include "catalog/pg_database.h"
 #include "miscadmin.h"
 #include "postmaster/bgworker.h"
 #include "storage/latch.h"
 #include "storage/proc.h"
 
+#include "fault.h"
+#include "launcher.h"
 #include "wait.h"
 #include "worker.h"
 #include "worker_internal.h"
@@ -27,19 +30,28 @@
 /* How long a commit waits for the worker that it starts; its rows are safe anyway. */
 #define START_TIMEOUT_MS	2000
 
+/* The worker, and others of its kind that begin or end. */
+#define MAX_WORKERS			8
+
 /* In pg_locks: classid, objid is the lock, objsubid; SQL's own have objsubid 1 and 2. */
 #define LOCK_FIELD2	0x4b555354	/* "KUST" */
 #define LOCK_FIELD4	0x4b55
 
 static bool callback_registered;
 static bool staged;				/* by the current transaction */
-static PGPROC *worker_proc;		/* to be woken; NULL: not known */
-static int	worker_pid;			/* of worker_proc when it was found */
+static PGPROC *workers[MAX_WORKERS];	/* to be woken at commit */
+static int	nworkers;
+
+static void
+lock_tag_in(LOCKTAG *tag, Oid database, KpgWorkerLock lock)
+{
+	SET_LOCKTAG_ADVISORY(*tag, database, LOCK_FIELD2, (uint32) lock, LOCK_FIELD4);
+}
 
 void
 kpg_worker_lock_tag(LOCKTAG *tag, KpgWorkerLock lock)
 {
-	SET_LOCKTAG_ADVISORY(*tag, MyDatabaseId, LOCK_FIELD2, (uint32) lock, LOCK_FIELD4);
+	lock_tag_in(tag, MyDatabaseId, lock);
 }
 
 bool
@@ -60,20 +72,46 @@ kpg_worker_unlock(KpgWorkerLock lock)
 	(void) LockRelease(&tag, ExclusiveLock, true);
 }
 
+/* Could it be had at once?  It is not kept. */
+static bool
+is_free(const LOCKTAG *tag, LOCKMODE mode)
+{
+	if (LockAcquire(tag, mode, true, true) == LOCKACQUIRE_NOT_AVAIL)
+		return false;
+	(void) LockRelease(tag, mode, true);
+	return true;
+}
+
 bool
 kpg_worker_is_held(KpgWorkerLock lock)
 {
 	LOCKTAG		tag;
 
 	kpg_worker_lock_tag(&tag, lock);
-	if (LockAcquire(&tag, ShareLock, true, true) == LOCKACQUIRE_NOT_AVAIL)
-		return true;
-	(void) LockRelease(&tag, ShareLock, true);
-	return false;
+	return !is_free(&tag, ShareLock);
 }
 
-BackgroundWorkerHandle *
-kpg_worker_register(pid_t notify_pid)
+bool
+kpg_worker_runs_in(Oid database)
+{
+	LOCKTAG		tag;
+
+	lock_tag_in(&tag, database, KPG_WORKER_ALIVE);
+	return !is_free(&tag, ShareLock);
+}
+
+bool
+kpg_worker_database_is_free(Oid database)
+{
+	LOCKTAG		tag;
+
+	/* As every connection does for a moment; DROP DATABASE and the like conflict. */
+	SET_LOCKTAG_OBJECT(tag, InvalidOid, DatabaseRelationId, database, 0);
+	return is_free(&tag, RowExclusiveLock);
+}
+
+static BackgroundWorkerHandle *
+register_worker(Oid database, char reason, pid_t notify_pid)
 {
 	BackgroundWorker worker;
 	BackgroundWorkerHandle *handle;
@@ -82,13 +120,32 @@ kpg_worker_register(pid_t notify_pid)
 	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
 	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
 	worker.bgw_restart_time = BGW_NEVER_RESTART;
-	snprintf(worker.bgw_name, BGW_MAXLEN, "kusto_ingest worker for database %u", MyDatabaseId);
+	snprintf(worker.bgw_name, BGW_MAXLEN, "kusto_ingest worker for database %u", database);
 	snprintf(worker.bgw_type, BGW_MAXLEN, KPG_WORKER_TYPE);
 	snprintf(worker.bgw_library_name, BGW_MAXLEN, "kusto_ingest");
 	snprintf(worker.bgw_function_name, BGW_MAXLEN, "kpg_worker_main");
-	worker.bgw_main_arg = ObjectIdGetDatum(MyDatabaseId);
+	worker.bgw_main_arg = ObjectIdGetDatum(database);
+	worker.bgw_extra[0] = reason;
 	worker.bgw_notify_pid = notify_pid;
 	return RegisterDynamicBackgroundWorker(&worker, &handle) ? handle : NULL;
+}
+
+BackgroundWorkerHandle *
+kpg_worker_register(pid_t notify_pid)
+{
+	return register_worker(MyDatabaseId, '\0', notify_pid);
+}
+
+BackgroundWorkerHandle *
+kpg_worker_renew(void)
+{
+	return register_worker(MyDatabaseId, KPG_WORKER_RENEWED, 0);
+}
+
+BackgroundWorkerHandle *
+kpg_worker_start_in(Oid database, pid_t notify_pid)
+{
+	return register_worker(database, KPG_WORKER_LAUNCHED, notify_pid);
 }
 
 /*
@@ -145,43 +202,62 @@ kpg_worker_ensure(void)
 /*
  * Backends know each other's latches by PGPROC alone, and PGPROCs are never
  * freed: setting the latch of one that has got another owner since wakes that
- * one for nothing.
+ * one for nothing.  They also keep the fields of the process that has ended,
+ * and one that finds another worker at work may be about to end, so all that
+ * look like a worker count.
  */
-static void
-find_worker(void)
+static int
+find_workers(Oid database, PGPROC **found)
 {
-	if (worker_proc != NULL && worker_proc->pid == worker_pid &&
-		worker_proc->databaseId == MyDatabaseId)
-		return;
+	int			n = 0;
 
-	worker_proc = NULL;
-	for (uint32 i = 0; i < ProcGlobal->allProcCount; i++)
+	for (uint32 i = 0; i < ProcGlobal->allProcCount && n < MAX_WORKERS; i++)
 	{
 		PGPROC	   *proc = &ProcGlobal->allProcs[i];
 		int			pid = proc->pid;
 		const char *type;
 
-		if (pid == 0 || proc->databaseId != MyDatabaseId)
+		if (pid == 0 || proc->databaseId != database)
 			continue;
 		type = GetBackgroundWorkerTypeByPid(pid);
-		if (type == NULL || strcmp(type, KPG_WORKER_TYPE) != 0)
-			continue;
-		worker_proc = proc;
-		worker_pid = pid;
+		if (type != NULL && strcmp(type, KPG_WORKER_TYPE) == 0)
+			found[n++] = proc;
 	}
+	return n;
+}
+
+static void
+wake(PGPROC **procs, int n)
+{
+	for (int i = 0; i < n; i++)
+		SetLatch(&procs[i]->procLatch);
+}
+
+void
+kpg_worker_wake(Oid database)
+{
+	PGPROC	   *procs[MAX_WORKERS];
+
+	wake(procs, find_workers(database, procs));
 }
 
 static void
 before_commit(void)
 {
+	KPG_FAULT("before-commit");
+	nworkers = 0;
 	if (kpg_worker_ensure())
-		find_worker();
+		nworkers = find_workers(MyDatabaseId, workers);
 	else
+	{
+		kpg_launcher_ask(MyDatabaseId);
 		ereport(WARNING,
 				(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
 				 errmsg("could not start a background worker for kusto_ingest"),
 				 errdetail("The data is recorded and will be posted when a worker runs."),
 				 errhint("You might need to increase \"max_worker_processes\".")));
+	}
+	KPG_FAULT("worker-ensured");
 }
 
 static void
@@ -197,8 +273,8 @@ xact_callback(XactEvent event, void *arg)
 			before_commit();
 			break;
 		case XACT_EVENT_COMMIT:
-			if (worker_proc != NULL)
-				SetLatch(&worker_proc->procLatch);
+			KPG_FAULT("committed");
+			wake(workers, nworkers);
 			staged = false;
 			break;
 		case XACT_EVENT_ABORT:

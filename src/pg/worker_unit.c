@@ -11,12 +11,14 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
+#include "version.h"
 #include "worker_internal.h"
 
 static void
 end_of_extension(void)
 {
 	CommitTransactionCommand();
+	kpg_worker_jobs_stop();
 	ereport(DEBUG1, (errmsg_internal("kusto_ingest worker ends: the extension is not there")));
 	proc_exit(0);
 }
@@ -25,9 +27,15 @@ static bool
 run(void (*body) (void *arg), void *arg)
 {
 	KpgTables	tables;
+	char	   *installed;
 
 	PushActiveSnapshot(GetTransactionSnapshot());
 	tables = kpg_operations_lock();
+	if (tables == KPG_TABLES_READY && !kpg_version_is_served(&installed))
+	{
+		PopActiveSnapshot();
+		kpg_worker_retire(installed);
+	}
 	if (tables == KPG_TABLES_READY)
 	{
 		/* Rows that became visible while the tables were locked by others. */
@@ -58,13 +66,20 @@ kpg_worker_unit(const char *activity, void (*body) (void *arg), void *arg, Error
 	}
 	PG_CATCH();
 	{
+		ErrorData  *copy;
+
 		result = KPG_UNIT_FAILED;
 		HOLD_INTERRUPTS();
 		MemoryContextSwitchTo(context);
-		if (error != NULL)
-			*error = CopyErrorData();
-		else
+		copy = CopyErrorData();
+		kpg_worker_trouble(copy->message);
+		if (error == NULL)
+		{
 			EmitErrorReport();
+			FreeErrorData(copy);
+		}
+		else
+			*error = copy;
 		FlushErrorState();
 		AbortOutOfAnyTransaction();
 		RESUME_INTERRUPTS();

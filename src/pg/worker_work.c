@@ -20,6 +20,7 @@
 #include "utils/syscache.h"
 #include "utils/uuid.h"
 
+#include "fault.h"
 #include "report.h"
 #include "worker_internal.h"
 
@@ -112,6 +113,22 @@ changes_rows(const WorkBlob *blob)
 		 news->status_table != NULL || news->error_code != NULL || news->details != NULL);
 }
 
+/* Inside a transaction, for kusto.workers. */
+static void
+note(const pg_uuid_t *id, const KpgFailure *failure)
+{
+	const char *message = failure->message;
+
+	kpg_operations_note(id, failure);
+	if (message == NULL)
+		return;
+	if (failure->utf8)
+		message = kpg_report_text(message);
+	kpg_worker_trouble(psprintf("operation %s: %s",
+								DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(id))),
+								message));
+}
+
 /* False when the row is not what we think. */
 static bool
 write_blob(const KpgOpenOperation *row, const WorkBlob *blob)
@@ -120,7 +137,7 @@ write_blob(const KpgOpenOperation *row, const WorkBlob *blob)
 	int			ordinal = blob->row->ordinal;
 
 	if (change->failure != NULL)
-		kpg_operations_note(&row->id, change->failure);
+		note(&row->id, change->failure);
 	if (change->to == blob->row->state)
 	{
 		kpg_operations_tell_blob(&row->id, ordinal, &change->news);
@@ -144,6 +161,7 @@ write_body(void *arg)
 			write->lost = true;
 	}
 	write->settled = kpg_operations_settle(&op->row->id, false);
+	KPG_FAULT(kpg_operations_is_final(write->settled) ? "outcome-written" : "post-written");
 }
 
 static void
@@ -161,6 +179,8 @@ apply(WorkOperation *op, WorkBlob *blob)
 	if (change->to != row->state || (change->in_doubt && !blob->in_doubt))
 		blob->since_ms = kpg_worker_now_ms();
 	row->state = change->to;
+	/* Without its row in the status table nothing has been posted. */
+	blob->doubted = change->in_doubt || (blob->doubted && change->status_row);
 	blob->in_doubt = change->in_doubt;
 	blob->status_row = change->status_row;
 	blob->due_ms = change->due_ms;
@@ -178,22 +198,6 @@ first_failure(const WorkOperation *op)
 			return op->blobs[i].change.failure;
 	}
 	return NULL;
-}
-
-static void
-log_end(const WorkOperation *op, KpgState state, const KpgFailure *failure)
-{
-	bool		well = state == KPG_STATE_SUCCEEDED || state == KPG_STATE_SKIPPED;
-	char	   *id = DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(&op->row->id)));
-	const char *reason = failure != NULL ? failure->message : NULL;
-
-	if (reason != NULL && failure->utf8)
-		reason = kpg_report_text(reason);
-	ereport(well ? DEBUG1 : LOG,
-			(errmsg("kusto_ingest operation %s to table \"%s\" of server \"%s\": %s",
-					id, op->row->table_name, op->row->server, kpg_operations_state_name(state)),
-			 reason != NULL ? errdetail_internal("%s", reason) : 0));
-	pfree(id);
 }
 
 bool
@@ -240,6 +244,7 @@ static void
 write_changes(WorkOperation *op)
 {
 	Write		write = {.op = op, .settled = op->row->state};
+	const KpgFailure *failure;
 
 	if (needs_transaction(op))
 	{
@@ -251,9 +256,13 @@ write_changes(WorkOperation *op)
 			pause_operation(op, result);
 			return;
 		}
+		KPG_FAULT(kpg_operations_is_final(write.settled) ? "outcome-recorded" : "post-recorded");
 	}
+	failure = first_failure(op);
 	if (kpg_operations_is_final(write.settled) && !write.lost)
-		log_end(op, write.settled, first_failure(op));
+		kpg_worker_log_end(op, write.settled, failure);
+	else if (failure != NULL)
+		kpg_worker_log_delay(op, failure);
 	for (int i = 0; i < op->row->nblobs; i++)
 	{
 		if (op->blobs[i].change.pending)
@@ -284,7 +293,7 @@ give_up_body(void *arg)
 		write->lost = true;
 		return;
 	}
-	kpg_operations_note(&row->id, write->failure);
+	note(&row->id, write->failure);
 	for (int i = 0; i < row->nblobs; i++)
 	{
 		const WorkBlob *blob = &write->op->blobs[i];
@@ -296,6 +305,7 @@ give_up_body(void *arg)
 										sent ? KPG_STATE_UNKNOWN : KPG_STATE_FAILED, &news);
 	}
 	write->settled = kpg_operations_settle(&row->id, true);
+	KPG_FAULT("giving-up");
 }
 
 void
@@ -312,7 +322,7 @@ kpg_worker_give_up(WorkOperation *op, const KpgFailure *failure)
 		return;
 	}
 	if (!write.lost)
-		log_end(op, write.settled, failure);
+		kpg_worker_log_end(op, write.settled, failure);
 	op->over = true;
 }
 
@@ -321,7 +331,7 @@ note_body(void *arg)
 {
 	Write	   *write = arg;
 
-	kpg_operations_note(&write->op->row->id, write->failure);
+	note(&write->op->row->id, write->failure);
 }
 
 void
@@ -330,6 +340,7 @@ kpg_worker_note(WorkOperation *op, const KpgFailure *failure)
 	Write		write = {.op = op, .failure = failure};
 
 	(void) kpg_worker_unit("recording a delayed export", note_body, &write, NULL);
+	kpg_worker_log_delay(op, failure);
 }
 
 /* ---- as whom ---- */
@@ -339,6 +350,11 @@ acquire_body(void *arg)
 {
 	WorkOperation *op = arg;
 	Oid			owner = op->row->owner;
+
+	/* What waits for its server or role may have been cancelled meanwhile; it is over, commit or not. */
+	op->over = !kpg_operations_is_open(&op->row->id);
+	if (op->over)
+		return;
 
 	/* The code is that of a login by a role that does not exist; it is final. */
 	if (!SearchSysCacheExists1(AUTHOID, ObjectIdGetDatum(owner)))
@@ -359,7 +375,7 @@ acquire_session(WorkOperation *op)
 	if (result == KPG_UNIT_DONE)
 	{
 		memset(&op->session_retry, 0, sizeof(op->session_retry));
-		return true;
+		return !op->over;
 	}
 	if (result == KPG_UNIT_BUSY)
 	{
@@ -387,11 +403,13 @@ decide(WorkOperation *op)
 
 		if (blob->task == NULL || !blob->task->done || blob->change.pending)
 			continue;
+		memset(&blob->change, 0, sizeof(blob->change));
 		if (blob->polling)
 			kpg_worker_poll_decide(op, blob);
 		else
 			kpg_worker_post_decide(op, blob);
-		Assert(blob->change.pending);
+		/* Only now: what raised has decided nothing. */
+		blob->change.pending = true;
 	}
 }
 
@@ -470,8 +488,14 @@ static int64
 guarded_drive(WorkOperation *op)
 {
 	MemoryContext context = CurrentMemoryContext;
+	ErrorContextCallback callback;
+	pg_uuid_t	id = op->row->id;	/* op may be forgotten */
 	volatile int64 due = 0;
 
+	callback.callback = kpg_worker_log_context;
+	callback.arg = &id;
+	callback.previous = error_context_stack;
+	error_context_stack = &callback;
 	PG_TRY();
 	{
 		due = drive(op);
@@ -487,6 +511,7 @@ guarded_drive(WorkOperation *op)
 		RESUME_INTERRUPTS();
 	}
 	PG_END_TRY();
+	error_context_stack = callback.previous;
 	return due;
 }
 

@@ -30,16 +30,19 @@ use constant DATABASE => 'db';
 
 # kusto: a KustoLocal, or undef for no server and no mapping. Options: name, conf (text for
 # postgresql.conf), init (arguments of initdb), server (options of the server that replace or, when
-# undef, take away the usual ones), mapping (the same), environment (of the postmaster).
+# undef, take away the usual ones), mapping (the same), environment (of the postmaster),
+# faults (1: the library that has accidents on demand).
 sub start
 {
 	my ($class, $kusto, %options) = @_;
-	my $node = PostgreSQL::Test::Cluster->new($options{name} // 'main');
+	my @install_path = $options{faults} ? (install_path => $ENV{KUSTO_FAULTS_POSTGRES}) : ();
+	my $node = PostgreSQL::Test::Cluster->new($options{name} // 'main', @install_path);
 	my $self = bless { node => $node, kusto => $kusto, dbname => 'postgres' }, $class;
 
 	$node->init(extra => $options{init} // [ '--encoding=UTF8', '--locale=C' ]);
 	$node->append_conf('postgresql.conf', <<~'CONF');
 		log_statement = none
+		client_min_messages = warning
 		max_connections = 30
 		max_prepared_transactions = 10
 		kusto_ingest.naptime = 1s

@@ -230,14 +230,30 @@ sub hash
 
 # Ingestion messages as they came, secrets masked, and blobs that are there.
 sub messages { my ($self) = @_; return $self->_call('GET', '/messages') }
+# [ { id, rows, tags, ... } ] of a table.
+sub extents { my ($self, $db, $table) = @_; return $self->_call('GET', '/extents', { db => $db, table => $table }) }
 sub blobs { my ($self) = @_; return $self->_call('GET', '/blobs') }
 
 # { bytes, requests, blobs } of the account that throws all away (config discard).
 sub discarded { my ($self) = @_; return $self->_call('GET', '/discard') }
 
-# A bearer token, and the end of all that have been issued.
+# A bearer token, and the end of all that have been issued; of a kind only: 'bearer', 'identity'.
 sub issue_token { my ($self) = @_; return $self->_call('POST', '/token', undef, {})->{token} }
-sub revoke_tokens { my ($self) = @_; return $self->_call('POST', '/tokens/revoke', undef, {}) }
+sub revoke_tokens { my ($self, $kind) = @_; return $self->_call('POST', '/tokens/revoke', undef, { kind => $kind }) }
+
+# The end of all signatures that have been issued.
+sub end_sas { my ($self) = @_; return $self->_call('POST', '/sas/end', undef, {}) }
+
+# An outage of 'service', 'storage', or single listeners such as 'acctone01.blob', until up().
+# What storage has survives with --state-dir and without lose => 1, and only then.
+sub down
+{
+	my ($self, $parts, %options) = @_;
+	return $self->_call('POST', '/down', undef,
+		{ parts => $parts, lose => $options{lose} ? JSON::PP::true : JSON::PP::false });
+}
+
+sub up { my ($self) = @_; return $self->_call('POST', '/up', undef, {}) }
 
 # columns: 'name:type, ...'
 sub create_table

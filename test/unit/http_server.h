@@ -96,6 +96,7 @@ typedef struct ServerConnection
 	int			fd;
 	int			number;
 	bool		doomed;			/* SERVER_LAST_ON_CONNECTION was done */
+	bool		head_only;		/* the request is a HEAD: tell the length, send nothing */
 	char		buffer[65536];
 	size_t		have;
 } ServerConnection;
@@ -423,7 +424,7 @@ server_reply(ServerConnection *c, const ServerRule *rule)
 		while (good)
 			good = server_send(c, noise, sizeof(noise));
 	}
-	else
+	else if (!c->head_only)
 		good = good && server_send(c, body, len);
 	free(body);
 	return good;
@@ -491,6 +492,7 @@ server_serve(ServerConnection *c)
 		server_count_open(c->server, -1);
 		return false;
 	}
+	c->head_only = strcmp(request.method, "HEAD") == 0;
 	if (c->doomed)
 		rule = (ServerRule) {.action = SERVER_RESET};
 	else

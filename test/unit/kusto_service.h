@@ -71,7 +71,7 @@ service_config(const Server *server)
 			.tenant = "tenant",.client_id = "app",.client_secret = "client-secret-1",
 			.application = "kusto_ingest",.version = "1.0",.user = "al\xc3\xaf" "ce",
 			.connect_timeout_ms = 5000,.request_timeout_ms = 5000,.stall_timeout_ms = 5000,
-			.retry_total_ms = 3000
+			.retry_total_ms = 0		/* back-off takes no time here: tries bound it */
 	};
 }
 

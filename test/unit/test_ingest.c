@@ -336,6 +336,7 @@ test_split(void)
 	for (int i = 0; i < kc_ingest_nblobs(export.ingest); i++)
 		within = within && kc_ingest_blob(export.ingest, i)->raw_bytes <= options.max_blob_size;
 	ok(within, "not one does");
+	is(kc_ingest_ncommitted(export.ingest), kc_ingest_nblobs(export.ingest), "all are committed in the end");
 	for (int i = 0; i < 3; i++)
 		containers[i] = strstr(kc_ingest_blob(export.ingest, i)->url, "/acct");
 	ok(containers[0][5] != containers[1][5] && containers[1][5] != containers[2][5], "accounts take turns");

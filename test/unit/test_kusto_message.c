@@ -95,6 +95,47 @@ test_least(void)
 }
 
 static void
+test_exactly_once(void)
+{
+	const KcSlice tags[] = {kc_slice("drop-by:x")};
+	const KcSlice keys[] = {kc_slice("k-1")};
+	KcIngestProperties properties = {
+		.database = kc_slice("d"),.table = kc_slice("t"),.report = KC_REPORT_NONE,.exactly_once = true
+	};
+	KcMessage	message = sample(&properties);
+	KcBuf		out;
+	size_t		length;
+
+	kc_buf_init(&out, &kc_alloc_malloc, KC_BUF_UNLIMITED);
+	kc_message_build(&out, &message);
+	ok(strstr(out.data, "\"RetainBlobOnSuccess\":true") != NULL, "exactly once: the blob is retained");
+	ok(strstr(out.data, "\"tags\":\"[\\\"ingest-by:2f6c0a35-5f0e-4a0f-9a4e-2a6d0b6f7c11\\\"]\"") != NULL,
+	   "exactly once: a tag with the source id");
+	ok(strstr(out.data, "\"ingestIfNotExists\":\"[\\\"2f6c0a35-5f0e-4a0f-9a4e-2a6d0b6f7c11\\\"]\"") != NULL,
+	   "exactly once: not if it exists, without the prefix");
+	length = out.len;
+
+	properties.tags = tags;
+	properties.ntags = 1;
+	properties.if_not_exists = keys;
+	properties.nif_not_exists = 1;
+	kc_buf_reset(&out);
+	kc_message_build(&out, &message);
+	ok(strstr(out.data, "\"[\\\"drop-by:x\\\",\\\"ingest-by:2f6c0a35-5f0e-4a0f-9a4e-2a6d0b6f7c11\\\"]\"") != NULL,
+	   "exactly once: besides the caller's tag");
+	ok(strstr(out.data, "\"[\\\"k-1\\\",\\\"2f6c0a35-5f0e-4a0f-9a4e-2a6d0b6f7c11\\\"]\"") != NULL,
+	   "exactly once: besides the caller's key");
+	properties.exactly_once = false;
+	properties.ntags = properties.nif_not_exists = 0;
+	kc_buf_reset(&out);
+	kc_message_build(&out, &message);
+	ok(strstr(out.data, "ingest-by") == NULL && strstr(out.data, "ingestIfNotExists") == NULL
+	   && strstr(out.data, "\"RetainBlobOnSuccess\":false") != NULL, "not exactly once: nothing of it");
+	ok(length > out.len + 2 * KC_UUID_TEXT_LEN, "the size of a message counts tag and key");
+	kc_buf_free(&out);
+}
+
+static void
 test_size(void)
 {
 	KcError		err;
@@ -135,6 +176,7 @@ main(void)
 {
 	test_whole();
 	test_least();
+	test_exactly_once();
 	test_size();
 	test_copy();
 	return done_testing();

@@ -116,6 +116,92 @@ test_post(void)
 	kc_client_free(client);
 }
 
+/* A blob that was posted before is looked for first. */
+static void
+test_post_again(void)
+{
+	static const char forbidden[] = "x-ms-error-code: AuthorizationPermissionMismatch\r\n";
+	static const char expired[] = "x-ms-error-code: AuthenticationFailed\r\n";
+	static const char gone[] = "x-ms-error-code: BlobNotFound\r\n";
+	static const struct
+	{
+		const char *name;
+		ServerRule	rule;
+		KcStatus	status;
+		bool		gone;
+		int			heads;		/* requests for the blob */
+	}			rows[] = {
+		{"a blob that is there", {.method = "HEAD",.body = "content"}, KC_OK, false, 1},
+		{"a blob that is gone", {.method = "HEAD",.status = 404,.headers = gone}, KC_ERR_REFUSED, true, 1},
+		{"storage that is busy once", {.method = "HEAD",.times = 1,.status = 503}, KC_OK, false, 2},
+		{"a SAS without the right to read", {.method = "HEAD",.status = 403,.headers = forbidden}, KC_OK, false, 1},
+		{"a SAS that has expired", {.method = "HEAD",.times = 1,.status = 403,.headers = expired}, KC_OK, false, 2},
+		{"a SAS that is never good", {.method = "HEAD",.status = 403,.headers = expired}, KC_OK, false, 2},
+		{"storage that always refuses", {.method = "HEAD",.status = 400}, KC_ERR_REFUSED, false, 1},
+	};
+
+	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++)
+	{
+		KcClient   *client = service_client(&h, &server);
+		KcPostRequest request = sample();
+		bool		sent = rows[i].status == KC_OK;
+		KcPostTask *task;
+
+		service_rules(&server);
+		server_rule(&server, (ServerRule) {.method = "HEAD",.target = "/acct1/c1/b.csv.gz?sv="});
+		server_rule_first(&server, (ServerRule) {.method = "PUT",.target = "/status",.status = 204});
+		server_rule_first(&server, rows[i].rule);
+		request.check_blob = true;
+		task = post(client, &request);
+		is(task->task.error.status, rows[i].status, rows[i].name);
+		is(task->blob_gone, rows[i].gone, "blob_gone");
+		is(task->message_sent, sent, "message_sent");
+		is(server_count(&server, "POST", "/messages?"), sent ? 1 : 0, "messages");
+		is(server_count(&server, "HEAD", "/acct1/c1/b.csv.gz?"), rows[i].heads, "looks");
+		ok(!task->task.error.after_send, "looking has no effect");
+		if (rows[i].gone)
+		{
+			is_str(task->task.error.what, "the blob does not exist any more", "the error says so");
+			ok(task->task.error.permanent, "for good");
+			is(server_count(&server, NULL, "/status"), 0, "no row either");
+		}
+		kc_task_free(&task->task);
+		kc_client_free(client);
+	}
+}
+
+/* What stands in the status table may be the outcome of an earlier try. */
+static void
+test_post_renews_row(void)
+{
+	KcClient   *client = service_client(&h, &server);
+	KcPostRequest request = sample();
+	KcPostTask *task;
+	char		table[128];
+
+	snprintf(table, sizeof(table), "%s/acct2/status2", server.origin);
+	request.check_blob = true;
+	request.status_table = kc_slice(table);
+	service_rules(&server);
+	server_rule(&server, (ServerRule) {.method = "HEAD",.target = "/acct1/c1/b.csv.gz"});
+	task = post(client, &request);
+	is(task->task.error.status, KC_OK, "a blob that is posted once more");
+	is(server_count(&server, "PUT", "/acct2/status2(PartitionKey='2f6c0a35-5f0e-4a0f-9a4e-2a6d0b6f7c11',"
+					"RowKey='2f6c0a35-5f0e-4a0f-9a4e-2a6d0b6f7c11')?sv="), 1, "has its row replaced");
+	is(server_count(&server, "POST", "/status"), 0, "not a second one");
+	is_str(task->status_table, table, "in the table that was remembered");
+	kc_task_free(&task->task);
+
+	request.status_row_exists = true;
+	service_rules(&server);
+	server_rule(&server, (ServerRule) {.method = "HEAD",.target = "/acct1/c1/b.csv.gz"});
+	task = post(client, &request);
+	is(task->task.error.status, KC_OK, "a blob whose post is in doubt");
+	is(server_count(&server, NULL, "/status"), 0, "keeps its row as it is");
+	kc_task_free(&task->task);
+	kc_client_free(client);
+}
+
 static void
 test_post_faults(void)
 {
@@ -626,6 +712,8 @@ main(void)
 	server_start(&server);
 	harness_start(&h, &kc_alloc_malloc, NULL);
 	test_post();
+	test_post_again();
+	test_post_renews_row();
 	test_post_faults();
 	test_row_faults();
 	test_reset_queue();

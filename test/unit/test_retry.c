@@ -90,6 +90,20 @@ test_backoff(void)
 	err = failure(KC_ERR_REFUSED, true, "");
 	ok(!kc_retry_again(&retry, &err, &wait), "a permanent failure");
 
+	/* tries that reach nobody have a bound of their own */
+	policy = (KcRetryPolicy) {.max_unreached = 2, .base_ms = 100, .cap_ms = 100};
+	kc_retry_begin(&retry, &policy, &fc.clock);
+	err = failure(KC_ERR_SERVICE, false, "");
+	err.http_status = 503;
+	ok(kc_retry_again(&retry, &err, &wait) && kc_retry_again(&retry, &err, &wait)
+	   && kc_retry_again(&retry, &err, &wait), "whoever answers is asked again");
+	err = failure(KC_ERR_NETWORK, false, "");
+	ok(kc_retry_again(&retry, &err, &wait), "nobody, once");
+	err.after_send = true;
+	ok(kc_retry_again(&retry, &err, &wait), "an answer that was lost is not nobody");
+	err.after_send = false;
+	ok(!kc_retry_again(&retry, &err, &wait), "nobody, twice");
+
 	/* once and never again */
 	policy.max_attempts = 1;
 	err = failure(KC_ERR_NETWORK, false, "");

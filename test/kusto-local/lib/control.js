@@ -164,7 +164,10 @@ const ROUTES = {
   'POST /token': (s, { lifetime = s.config.token_lifetime, kind = 'bearer', aud }) => ({
     token: s.issueToken(kind, lifetime, aud),
   }),
-  'POST /tokens/revoke': (s) => s.tokens.revokeAll(),
+  'POST /tokens/revoke': (s, { kind = null }) => s.tokens.revokeAll(kind),
+  'POST /sas/end': (s) => s.signatures.endAll(),
+  'POST /down': (s, body) => s.outage.begin(body),
+  'POST /up': (s) => s.outage.end(),
   'POST /command': async (s, { db = 'NetDefaultDB', csl = '' }) => {
     const caller = { principal: s.principal, unchecked: true };
     if (csl.trimStart().startsWith('.')) return v1Management(await s.engine.commands.run(db, csl, caller));

@@ -11,8 +11,11 @@ const ACTIONS = new Set([
   'lose_reply',
   'drip_ms',
   'delay_ms',
+  'trickle_ms',
+  'end_sas',
+  'revoke_tokens',
 ]);
-const MODIFIERS = new Set(['headers', 'body', 'drip_bytes']);
+const MODIFIERS = new Set(['headers', 'body', 'drip_bytes', 'trickle_bytes']);
 const PATTERNS = ['path', 'query', 'body'];
 
 export class Faults {

@@ -15,6 +15,10 @@ import { TokenError } from './tokens.js';
 // Messages normally ring through the proxy; this finds what came another way.
 const FALLBACK_POLL_MS = 2000;
 
+// From so many messages on a batch is ingested in several lanes.
+const LARGE_BATCH = 16;
+const LANES = 6;
+
 // An ingestion that failed in a way the service has a code for.
 export class IngestionFailure extends Error {
   constructor(code, details, failureStatus = 'Permanent') {
@@ -30,6 +34,7 @@ export class Ingestion {
     this.working = 0;
     this.line = Promise.resolve();
     this.stopped = false;
+    this.paused = false;
     this.idleWaiters = [];
     this.clear();
   }
@@ -54,9 +59,23 @@ export class Ingestion {
     await this.polling;
   }
 
+  // Nothing is taken and nothing is begun; what is in work ends first.
+  async pause() {
+    this.paused = true;
+    await this.polling;
+    await this.line;
+  }
+
+  resume() {
+    this.paused = false;
+    this.release();
+    this.ring();
+  }
+
   // A message may be waiting.
   ring() {
     this.rung = true;
+    if (this.paused) return this.polling;
     this.polling ??= this.poll()
       .catch((error) => {
         if (!this.stopped)
@@ -64,21 +83,19 @@ export class Ingestion {
       })
       .finally(() => {
         this.polling = null;
-        if (this.rung && !this.stopped) this.ring();
+        if (this.rung && !this.stopped && !this.paused) this.ring();
       });
     return this.polling;
   }
 
   async poll() {
-    while (this.rung && !this.stopped) {
+    while (this.rung && !this.stopped && !this.paused) {
       this.rung = false;
       for (const { account, queue } of this.service.queues()) {
         const received = await this.service.storage.receive(account, queue);
         if (received.length) this.rung = true;
-        for (const message of received) {
-          await this.service.storage.deleteMessage(message);
-          this.accept(message.text);
-        }
+        await Promise.all(received.map((message) => this.service.storage.deleteMessage(message)));
+        for (const message of received) this.accept(message.text);
       }
     }
   }
@@ -127,7 +144,9 @@ export class Ingestion {
   // Batches go one after the other, as one small cluster would take them.
   flush() {
     this.timer = null;
-    if (this.service.config.hold_ingestion || this.stopped) return;
+    if (this.service.config.hold_ingestion || this.stopped || this.paused) return;
+    // What comes meanwhile is the next batch: under load they grow.
+    if (this.working > 0) return;
     const batch = this.pending;
     this.pending = [];
     if (batch.length === 0) return;
@@ -137,20 +156,25 @@ export class Ingestion {
 
   async ingestBatch(batch) {
     const seen = new Set();
-    for (const message of batch) {
-      const source = withoutQuery(message.blobPath);
-      // BlobAlreadyReceived_BlobAlreadyFoundInBatch: one copy is used.
-      if (!seen.has(source)) {
-        seen.add(source);
-        await this.ingest(message).catch((error) => {
-          this.service.journal.violation('internal', `ingestion broke: ${error.stack}`, {
-            db: message.database,
-            table: message.table,
+    const messages = batch.values();
+    const lane = async () => {
+      for (const message of messages) {
+        const source = withoutQuery(message.blobPath);
+        // BlobAlreadyReceived_BlobAlreadyFoundInBatch: one copy is used.
+        if (!seen.has(source)) {
+          seen.add(source);
+          await this.ingest(message).catch((error) => {
+            this.service.journal.violation('internal', `ingestion broke: ${error.stack}`, {
+              db: message.database,
+              table: message.table,
+            });
           });
-        });
+        }
+        this.working -= 1;
       }
-      this.working -= 1;
-    }
+    };
+    await Promise.all(Array.from({ length: lanesFor(batch) }, lane));
+    this.release();
     this.wakeIdle();
   }
 
@@ -282,6 +306,8 @@ export class Ingestion {
 
   async download(url) {
     const target = this.service.resolve('blob', url);
+    if (target && this.service.signatures.hasEnded(target.query))
+      throw new IngestionFailure('Download_Forbidden', 'Failed to download the blob: its signature is no longer valid');
     if (!target)
       throw new IngestionFailure(
         'BadRequest_InvalidBlobUri',
@@ -353,6 +379,7 @@ export class Ingestion {
   // Resolves when the queues were seen empty and nothing is in work or waiting.
   async settle() {
     for (;;) {
+      if (this.paused) throw new RangeError('storage is down, ingestion cannot settle');
       await this.ring();
       while (this.polling) await this.polling;
       if (this.pending.length === 0 && this.working === 0) return;
@@ -375,6 +402,13 @@ export class Ingestion {
     await this.line;
     this.wakeIdle();
   }
+}
+
+// A large batch is ingested side by side, or it would get too small a share of the
+// storage that clients keep busy; but not where one message decides about another.
+function lanesFor(batch) {
+  const alone = batch.some(({ properties }) => properties.ingestIfNotExists !== undefined);
+  return alone || batch.length < LARGE_BATCH ? 1 : LANES;
 }
 
 // Looks at the first bytes: does the name tell the truth about gzip?

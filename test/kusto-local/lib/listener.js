@@ -36,7 +36,8 @@ export class Listener {
   }
 
   async listen() {
-    this.server.listen(0, '127.0.0.1');
+    // After an outage it is the same port again.
+    this.server.listen(this.port ?? 0, '127.0.0.1');
     await once(this.server, 'listening');
     this.port = this.server.address().port;
     this.url = `${this.scheme}://127.0.0.1:${this.port}`;
@@ -51,7 +52,7 @@ export class Listener {
 
   async close() {
     const closed = new Promise((resolve) => this.server.close(resolve));
-    for (const socket of this.open) socket.destroy();
+    for (const socket of this.open) socket.resetAndDestroy();
     await closed;
   }
 
@@ -92,12 +93,14 @@ export class Listener {
   }
 
   async answer(request, res) {
-    const { faults } = this.context;
+    const { faults, signatures, tokens } = this.context;
     const early = faults.wantsBody(this.service);
     if (early) request.body = await readBody(request.req);
     const action = faults.take({ ...request, body: request.body?.toString('utf8') });
+    if (action?.end_sas) signatures.endAll();
+    if (action?.revoke_tokens) tokens.revokeAll('bearer');
     if (action && !(await this.before(action, request))) return;
-    if (!this.streamed && !request.body) request.body = await readBody(request.req);
+    if (!this.streamed && !request.body) request.body = await readBody(request.source ?? request.req);
 
     let reply;
     if (action?.status) {
@@ -138,6 +141,7 @@ export class Listener {
       this.blackHoles.add(req.socket);
       return false;
     }
+    if (action.trickle_ms) request.source = Readable.from(trickle(req, action));
     return true;
   }
 }
@@ -158,6 +162,17 @@ export async function readBody(req, limit = MAX_BUFFERED_BODY) {
   return Buffer.concat(chunks);
 }
 
+// Reads so slowly that the client's buffers fill.
+async function* trickle(req, { trickle_ms: interval, trickle_bytes: size = 1024 }) {
+  for await (const chunk of req) {
+    for (let at = 0; at < chunk.length; at += size) {
+      await sleep(interval);
+      if (req.socket.destroyed) throw new Error('the client has left');
+      yield chunk.subarray(at, at + size);
+    }
+  }
+}
+
 async function readUpTo(req, limit) {
   let length = 0;
   if (limit <= 0) return;
@@ -167,7 +182,7 @@ async function readUpTo(req, limit) {
   }
 }
 
-async function drain(stream) {
+export async function drain(stream) {
   if (stream.readableEnded) return;
   for await (const chunk of stream) void chunk;
 }

@@ -2,7 +2,6 @@
 // ingestion and the identity token. Everything else is an engine's business.
 import { KustoError } from './errors.js';
 import { tableOf } from './result.js';
-import { serviceSas } from './sas.js';
 
 const GET_RESOURCES = /^\.get\s+ingestion\s+resources(\s+with\s*\(.*\))?\s*;?\s*$/is;
 const GET_IDENTITY = /^\.get\s+kusto\s+identity\s+token\s*;?\s*$/i;
@@ -56,14 +55,14 @@ export class DataManagementCommands {
   }
 
   resourceRows() {
-    const { config, discard, accounts } = this.service;
+    const { config, discard, accounts, signatures } = this.service;
     const life = config.sas_lifetime;
     const chosen = accounts.filter((a) => !config.accounts || config.accounts.includes(a.name));
     const rows = [];
     for (const account of chosen) {
       const { blob, queue, table } = account.urls;
       const add = (type, base, service, name) =>
-        rows.push([type, `${base}/${name}?${serviceSas(account, service, name, life)}`]);
+        rows.push([type, `${base}/${name}?${signatures.issue(account, service, name, life)}`]);
       for (const name of account.queues)
         add('SecuredReadyForAggregationQueue', `${queue}/${account.name}`, 'queue', name);
       add('FailedIngestionsQueue', `${queue}/${account.name}`, 'queue', account.failedQueue);

@@ -4,14 +4,15 @@
 import http from 'node:http';
 import { once } from 'node:events';
 import { pipeline } from 'node:stream/promises';
-import { Listener, readBody } from './listener.js';
+import { Listener, drain, readBody } from './listener.js';
+import { endedAnswer } from './signatures.js';
 
 const HOP_BY_HOP = new Set(['connection', 'keep-alive', 'transfer-encoding', 'upgrade', 'expect']);
 
 export class StorageProxy {
   // onWrite(service, method, path, status) tells of every change that took place.
   constructor(account, service, upstreamPort, context, onWrite) {
-    Object.assign(this, { account, service, upstreamPort, onWrite });
+    Object.assign(this, { account, service, upstreamPort, onWrite, signatures: context.signatures });
     this.agent = new http.Agent({ keepAlive: true, maxSockets: 64 });
     this.listener = new Listener(service, (request) => this.forward(request), context, {
       streamed: true,
@@ -40,6 +41,10 @@ export class StorageProxy {
   async forward(request) {
     const { req, method, path, query } = request;
     request.entry.account = this.account.name;
+    if (this.signatures.hasEnded(query)) {
+      await drain(req);
+      return endedAnswer(this.service);
+    }
     const upstream = http.request({
       host: '127.0.0.1',
       port: this.upstreamPort,
@@ -55,7 +60,7 @@ export class StorageProxy {
     if (request.body) upstream.end(request.body);
     else {
       try {
-        await pipeline(req, upstream);
+        await pipeline(request.source ?? req, upstream);
       } catch (error) {
         // Azurite may answer and close before it has read the whole body.
         if (req.destroyed && !req.complete) {

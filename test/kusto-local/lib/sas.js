@@ -16,8 +16,10 @@ function signed(key, lines, params) {
 }
 
 // The SAS of one container, queue or table, as the ingestion resources carry it.
-export function serviceSas(account, service, name, lifetimeSeconds, now = Date.now()) {
-  const st = seconds(new Date(Math.min(now, now + lifetimeSeconds * 1000) - 300_000));
+// Times have whole seconds: variant tells two of the same second apart.
+export function serviceSas(account, service, name, lifetimeSeconds, variant = 0) {
+  const now = Date.now();
+  const st = seconds(new Date(Math.min(now, now + lifetimeSeconds * 1000) - 300_000 - variant * 1000));
   const se = seconds(new Date(now + lifetimeSeconds * 1000));
   const sp = PERMISSIONS[service];
   const resource = `/${service}/${account.name}/${name}`;

@@ -1,5 +1,7 @@
 // The whole service: builds the parts, wires them, starts and stops them.
 import { randomBytes, randomUUID } from 'node:crypto';
+import { mkdirSync } from 'node:fs';
+import { join } from 'node:path';
 import { makeAccount, startAzurite } from './azurite.js';
 import { makeConfig } from './config.js';
 import { Control } from './control.js';
@@ -13,8 +15,10 @@ import { DataManagementFace, EngineFace } from './kusto.js';
 import { Listener } from './listener.js';
 import { Login } from './login.js';
 import { RESOURCE_ID } from './metadata.js';
+import { Outage } from './outage.js';
 import { StorageProxy } from './proxy.js';
 import { Store } from './schema.js';
+import { Signatures } from './signatures.js';
 import { Storage } from './storage.js';
 import { TokenError, Tokens } from './tokens.js';
 
@@ -32,6 +36,9 @@ export class Service {
     this.journal = new Journal();
     this.faults = new Faults();
     this.tokens = new Tokens();
+    this.signatures = new Signatures();
+    this.outage = new Outage(this);
+    this.storageGeneration = 0;
     this.store = new Store(['NetDefaultDB', ...databases]);
     // Characters that must be percent-encoded in a form, as real secrets have.
     this.client = {
@@ -49,7 +56,8 @@ export class Service {
   }
 
   async start() {
-    const context = { journal: this.journal, faults: this.faults, tls: this.tls };
+    const { journal, faults, tokens, signatures, tls } = this;
+    const context = { journal, faults, tokens, signatures, tls };
     const plain = { ...context, tls: null };
     const [login, imds] = [new Login(this), new Imds(this)];
     this.listeners = {
@@ -60,7 +68,7 @@ export class Service {
     };
     this.discard = new DiscardAccount(context);
     this.control = new Control(this);
-    this.azurite = await startAzurite(this.accounts, { stateDir: this.stateDir, onExit: this.onStorageExit });
+    this.azurite = await this.spawnStorage();
     this.storage = new Storage(this.azurite.ports);
     this.proxies = this.accounts.flatMap((account) =>
       SERVICES.map(
@@ -88,6 +96,28 @@ export class Service {
       ),
       this.storage.createTable(account, account.statusTable),
     ]);
+  }
+
+  spawnStorage() {
+    const generation = this.storageGeneration === 0 ? '' : `generation-${this.storageGeneration}`;
+    const stateDir = this.stateDir && join(this.stateDir, generation);
+    if (stateDir) mkdirSync(stateDir, { recursive: true });
+    return startAzurite(this.accounts, { stateDir, onExit: this.onStorageExit });
+  }
+
+  // lose: the next start is with nothing.
+  async stopStorage({ lose }) {
+    this.storage.close();
+    await this.azurite.stop();
+    this.storageIsEmpty = lose;
+    if (lose) this.storageGeneration += 1;
+  }
+
+  async startStorage() {
+    this.azurite = await this.spawnStorage();
+    this.storage = new Storage(this.azurite.ports);
+    for (const proxy of this.proxies) proxy.upstreamPort = this.azurite.ports[proxy.service];
+    if (this.storageIsEmpty) await Promise.all(this.accounts.map((account) => this.createResources(account)));
   }
 
   async stop() {
@@ -186,6 +216,7 @@ export class Service {
   }
 
   async reset() {
+    await this.outage.end();
     this.faults.clear();
     for (const [, listener] of this.faultyListeners()) listener.closeBlackHoles();
     Object.assign(this.config, makeConfig(this.initialConfig));

@@ -9,7 +9,7 @@ export class TokenError extends Error {}
 export class Tokens {
   constructor() {
     this.key = randomBytes(32);
-    this.revokedBefore = 0;
+    this.revokedBefore = { bearer: 0, identity: 0 };
   }
 
   sign(text) {
@@ -32,9 +32,11 @@ export class Tokens {
     return `${text}.${this.sign(text)}`;
   }
 
-  // Every token issued so far stops working.
-  revokeAll() {
-    this.revokedBefore = Date.now() + 1;
+  // Every token issued so far, or every one of a kind, stops working.
+  revokeAll(kind = null) {
+    for (const each of Object.keys(this.revokedBefore)) {
+      if (kind === null || kind === each) this.revokedBefore[each] = Date.now() + 1;
+    }
   }
 
   verify(kind, token) {
@@ -49,7 +51,7 @@ export class Tokens {
     if (claims.kind !== kind)
       throw new TokenError(`a ${claims.kind} token stands where a ${kind} token must`);
     if (claims.exp <= Date.now() / 1000) throw new TokenError('the token is expired');
-    if (claims.issued_ms < this.revokedBefore) throw new TokenError('the token was revoked');
+    if (claims.issued_ms < this.revokedBefore[kind]) throw new TokenError('the token was revoked');
     return claims;
   }
 }

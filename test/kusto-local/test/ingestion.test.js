@@ -281,6 +281,29 @@ test('held ingestion waits until it is released', async () => {
   assert.equal((await client.status(message.Id)).Status, 'Succeeded');
 });
 
+test('a large batch is ingested whole, and guarded blobs of one key once', async () => {
+  await service.post('/config', { hold_ingestion: true });
+  for (let i = 0; i < 20; i += 1) {
+    const csv = `${i},"n"\n`;
+    const message = client.message(await client.upload(csv), csv.length);
+    await client.post(message);
+    if (i % 5 === 0) await client.post({ ...message, Id: randomUUID() });
+  }
+  await service.post('/config', { hold_ingestion: false });
+  await service.post('/settle');
+  const ids = (await service.rows('telemetry', 'T')).map(([id]) => id).sort((a, b) => a - b);
+  assert.deepEqual(ids, [...Array(20).keys()]);
+
+  await service.post('/config', { hold_ingestion: true });
+  const properties = { tags: '["ingest-by:k"]', ingestIfNotExists: '["k"]' };
+  for (let i = 0; i < 20; i += 1)
+    await client.post(client.message(await client.upload(GOOD), GOOD.length, { properties }));
+  await service.post('/config', { hold_ingestion: false });
+  await service.post('/settle');
+  assert.equal((await service.rows('telemetry', 'T')).length, 22);
+  assert.deepEqual(await kinds(), []);
+});
+
 test('the discard account swallows blobs and acknowledges them', async () => {
   await service.post('/config', { discard: true });
   await client.connect();

@@ -1,0 +1,384 @@
+/*
+ * operations_job.c
+ *	  Operations whose query a job's process runs: submitting, finding,
+ *	  claiming, staging, giving back and failing them.
+ *
+ * Until a job's transaction commits, with the query's effects and the staged
+ * blobs at once, nothing of a run is there: what has lost its process can be
+ * run again.
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "miscadmin.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/datum.h"
+#include "utils/guc.h"
+#include "utils/timestamp.h"
+#include "utils/uuid.h"
+
+#include "operations.h"
+#include "operations_internal.h"
+
+/* What of a session decides about the meaning of a query, the result, or its form. */
+static const char *const recorded_settings[] = {
+	"search_path", "standard_conforming_strings", "transform_null_equals", "array_nulls",
+	"default_text_search_config", "xmloption",
+	"TimeZone", "DateStyle", "IntervalStyle", "extra_float_digits", "bytea_output",
+	"lc_monetary", "lc_numeric", "lc_time",
+	"kusto_ingest.max_blob_size", "kusto_ingest.compression_level", "kusto_ingest.job_timeout"
+};
+
+static const char insert_pending[] =
+"INSERT INTO kusto.operation (id, owner, server, database, table_name, mode, source, query,"
+" options, state, created_at, system_identifier, database_oid)"
+" VALUES ($1, $2, $3::name, $4, $5, $6, $7, $8,"
+" jsonb_strip_nulls(jsonb_build_object("
+"'mapping', $9, 'tags', $10, 'ingest_if_not_exists', $11, 'creation_time', $12,"
+" 'flush_immediately', $13, 'create_table', $14, 'on_type_error', $15, 'exactly_once', $16,"
+" 'settings', jsonb_object($17, $18))),"
+" 'pending', $19, $20, $21)";
+
+/* The last row tells when the next of those that wait may be tried. */
+static const char select_jobs[] =
+"SELECT j.* FROM ("
+"SELECT o.id, o.owner, o.state, o.runs, o.created_at, NULL::timestamptz AS next"
+" FROM kusto.operation o WHERE o.finished_at IS NULL AND o.state = 'running'"
+" AND o.system_identifier = $1 AND o.database_oid = $2"
+" UNION ALL (SELECT o.id, o.owner, o.state, o.runs, o.created_at, NULL"
+" FROM kusto.operation o WHERE o.finished_at IS NULL AND o.state = 'pending'"
+" AND o.system_identifier = $1 AND o.database_oid = $2"
+" AND coalesce(o.not_before <= clock_timestamp(), true)"
+" ORDER BY o.created_at, o.id LIMIT $3)"
+" UNION ALL SELECT NULL, NULL, NULL, NULL, NULL, min(o.not_before)"
+" FROM kusto.operation o WHERE o.finished_at IS NULL AND o.state = 'pending'"
+" AND o.system_identifier = $1 AND o.database_oid = $2 AND o.not_before > clock_timestamp()"
+") j ORDER BY j.id IS NULL, j.created_at, j.id";
+
+static const char select_claimed[] =
+"SELECT o.server, o.database, o.table_name, o.mode, o.source, o.query, o.options ->> 'mapping',"
+" CASE WHEN o.options ? 'tags' THEN ARRAY(SELECT t.tag"
+" FROM jsonb_array_elements_text(o.options -> 'tags') WITH ORDINALITY AS t (tag, n) ORDER BY t.n) END,"
+" CASE WHEN o.options ? 'ingest_if_not_exists' THEN ARRAY(SELECT t.tag"
+" FROM jsonb_array_elements_text(o.options -> 'ingest_if_not_exists')"
+" WITH ORDINALITY AS t (tag, n) ORDER BY t.n) END,"
+" (o.options ->> 'creation_time')::timestamptz,"
+" coalesce((o.options ->> 'flush_immediately')::boolean, false),"
+" coalesce((o.options ->> 'create_table')::boolean, false),"
+" o.options ->> 'on_type_error', o.options ->> 'exactly_once', o.runs,"
+" ARRAY(SELECT s.key FROM jsonb_each_text(o.options -> 'settings') AS s ORDER BY s.key),"
+" ARRAY(SELECT s.value FROM jsonb_each_text(o.options -> 'settings') AS s ORDER BY s.key)"
+" FROM kusto.operation o WHERE o.id = $1 AND o.owner = $2 AND o.state = 'running'";
+
+/* Rows written while a job runs are its own: nobody else changes these columns. */
+static const char update_result[] =
+"UPDATE kusto.operation SET table_command = $2, rows = $3, raw_bytes = $4, compressed_bytes = $5,"
+" blobs = $6, type_errors = $7::jsonb, staged_at = clock_timestamp()"
+" WHERE id = $1 AND state = 'running'";
+
+static const char lock_in_state[] =
+"SELECT FROM kusto.operation o WHERE o.id = $1 AND o.state = $2 FOR NO KEY UPDATE";
+
+static const char lock_in_state_now[] =
+"SELECT FROM kusto.operation o WHERE o.id = $1 AND o.state = $2 FOR NO KEY UPDATE SKIP LOCKED";
+
+static const char update_not_before[] =
+"UPDATE kusto.operation SET not_before = clock_timestamp() + make_interval(secs => $2)"
+" WHERE id = $1 AND state = 'pending'";
+
+/* ---- submitting ---- */
+
+static KpgSqlArg
+text_array_arg(ArrayType *value)
+{
+	KpgSqlArg	arg = kpg_operations_arg(TEXTARRAYOID, PointerGetDatum(value));
+
+	arg.isnull = value == NULL;
+	return arg;
+}
+
+static ArrayType *
+text_array(Datum *values, int n)
+{
+	return construct_array(values, n, TEXTOID, -1, false, TYPALIGN_INT);
+}
+
+void
+kpg_operations_submit(const KpgOperationRequest *request, bool create_table)
+{
+	int			n = lengthof(recorded_settings);
+	Datum		names[lengthof(recorded_settings)];
+	Datum		values[lengthof(recorded_settings)];
+	KpgSqlArg	creation_time = kpg_operations_arg(TIMESTAMPTZOID, TimestampTzGetDatum(request->creation_time));
+	KpgSqlScope scope;
+
+	creation_time.isnull = !request->has_creation_time;
+	/* Before the scope, which has a search_path of its own. */
+	for (int i = 0; i < n; i++)
+	{
+		names[i] = CStringGetTextDatum(recorded_settings[i]);
+		values[i] = CStringGetTextDatum(GetConfigOptionByName(recorded_settings[i], NULL, false));
+	}
+
+	kpg_operations_enter(&scope);
+	{
+		const KpgSqlArg args[] = {
+			kpg_operations_uuid_arg(&request->id),
+			kpg_operations_arg(OIDOID, ObjectIdGetDatum(request->owner)),
+			kpg_operations_text_arg(request->server),
+			kpg_operations_text_arg(request->database),
+			kpg_operations_text_arg(request->table_name),
+			kpg_operations_text_arg(request->mode),
+			kpg_operations_text_arg(request->source),
+			kpg_operations_text_arg(request->query),
+			kpg_operations_text_arg(request->mapping),
+			text_array_arg(request->tags),
+			text_array_arg(request->ingest_if_not_exists),
+			creation_time,
+			kpg_operations_arg(BOOLOID, BoolGetDatum(request->flush_immediately)),
+			kpg_operations_arg(BOOLOID, BoolGetDatum(create_table)),
+			kpg_operations_text_arg(request->on_type_error),
+			kpg_operations_text_arg(kpg_operations_exactly_once_name(request->exactly_once)),
+			text_array_arg(text_array(names, n)),
+			text_array_arg(text_array(values, n)),
+			kpg_operations_arg(TIMESTAMPTZOID, TimestampTzGetDatum(request->created_at)),
+			kpg_operations_cluster_arg(),
+			kpg_operations_database_arg()
+		};
+
+		(void) kpg_operations_execute(insert_pending, args, lengthof(args), SPI_OK_INSERT, 0);
+	}
+	kpg_operations_leave(&scope);
+}
+
+/* ---- what the worker reads ---- */
+
+static void
+read_job_row(uint64 row, KpgJobRow *job)
+{
+	bool		isnull;
+
+	job->id = *DatumGetUUIDP(kpg_operations_value(row, 1, &isnull));
+	job->owner = DatumGetObjectId(kpg_operations_value(row, 2, &isnull));
+	job->state = kpg_operations_state(kpg_operations_string(CurrentMemoryContext, row, 3));
+	job->runs = DatumGetInt32(kpg_operations_value(row, 4, &isnull));
+}
+
+KpgJobRow *
+kpg_operations_jobs(int limit, int *n, int64 *next_ms)
+{
+	MemoryContext context = CurrentMemoryContext;
+	KpgSqlScope scope;
+	KpgJobRow  *jobs;
+	TimestampTz next;
+	uint64		rows;
+	bool		isnull;
+
+	kpg_operations_enter(&scope);
+	{
+		const KpgSqlArg args[] = {
+			kpg_operations_cluster_arg(),
+			kpg_operations_database_arg(),
+			kpg_operations_arg(INT4OID, Int32GetDatum(limit))
+		};
+
+		rows = kpg_operations_execute(select_jobs, args, lengthof(args), SPI_OK_SELECT, 0) - 1;
+	}
+	jobs = MemoryContextAllocZero(context, sizeof(KpgJobRow) * (Size) Max(rows, 1));
+	for (uint64 i = 0; i < rows; i++)
+		read_job_row(i, &jobs[i]);
+	*n = (int) rows;
+	next = DatumGetTimestampTz(kpg_operations_value(rows, 6, &isnull));
+	*next_ms = isnull ? -1 : Max((next - GetCurrentTimestamp()) / 1000 + 1, 0);
+	kpg_operations_leave(&scope);
+	return jobs;
+}
+
+/* ---- what the job's process does ---- */
+
+/* NULL for null; in context. */
+static ArrayType *
+read_array(MemoryContext context, int column)
+{
+	bool		isnull;
+	Datum		value = kpg_operations_value(0, column, &isnull);
+	MemoryContext old;
+	ArrayType  *copy;
+
+	if (isnull)
+		return NULL;
+	old = MemoryContextSwitchTo(context);
+	copy = DatumGetArrayTypePCopy(value);
+	MemoryContextSwitchTo(old);
+	return copy;
+}
+
+static char **
+read_texts(MemoryContext context, int column, int *n)
+{
+	ArrayType  *array = read_array(CurrentMemoryContext, column);
+	Datum	   *values;
+	char	  **texts;
+
+	deconstruct_array(array, TEXTOID, -1, false, TYPALIGN_INT, &values, NULL, n);
+	texts = MemoryContextAlloc(context, sizeof(char *) * (Size) Max(*n, 1));
+	for (int i = 0; i < *n; i++)
+		texts[i] = MemoryContextStrdup(context, TextDatumGetCString(values[i]));
+	return texts;
+}
+
+static void
+read_claimed(MemoryContext context, const pg_uuid_t *id, KpgJob *job)
+{
+	KpgOperationRequest *request = &job->request;
+	bool		isnull;
+
+	memset(job, 0, sizeof(*job));
+	request->id = *id;
+	request->server = kpg_operations_string(context, 0, 1);
+	request->database = kpg_operations_string(context, 0, 2);
+	request->table_name = kpg_operations_string(context, 0, 3);
+	request->mode = kpg_operations_string(context, 0, 4);
+	request->source = kpg_operations_string(context, 0, 5);
+	request->query = kpg_operations_string(context, 0, 6);
+	request->mapping = kpg_operations_string(context, 0, 7);
+	request->tags = read_array(context, 8);
+	request->ingest_if_not_exists = read_array(context, 9);
+	request->creation_time = DatumGetTimestampTz(kpg_operations_value(0, 10, &isnull));
+	request->has_creation_time = !isnull;
+	request->flush_immediately = DatumGetBool(kpg_operations_value(0, 11, &isnull));
+	job->create_table = DatumGetBool(kpg_operations_value(0, 12, &isnull));
+	request->on_type_error = kpg_operations_string(context, 0, 13);
+	request->exactly_once = kpg_operations_exactly_once(kpg_operations_string(context, 0, 14));
+	job->runs = DatumGetInt32(kpg_operations_value(0, 15, &isnull));
+	job->setting_names = read_texts(context, 16, &job->nsettings);
+	job->setting_values = read_texts(context, 17, &job->nsettings);
+}
+
+bool
+kpg_operations_claim_job(const pg_uuid_t *id, KpgJob *job)
+{
+	MemoryContext context = CurrentMemoryContext;
+	Oid			userid = GetUserId();
+	KpgSqlScope scope;
+	bool		claimed;
+
+	kpg_operations_enter(&scope);
+	claimed = kpg_operations_move(id, KPG_STATE_RUNNING, false);
+	if (claimed)
+	{
+		const KpgSqlArg args[] = {
+			kpg_operations_uuid_arg(id),
+			kpg_operations_arg(OIDOID, ObjectIdGetDatum(userid))
+		};
+
+		if (kpg_operations_execute(select_claimed, args, lengthof(args), SPI_OK_SELECT, 0) != 1)
+			elog(ERROR, "operation that was claimed is not of role %u", userid);
+		read_claimed(context, id, job);
+	}
+	kpg_operations_leave(&scope);
+	if (claimed)
+		job->request.owner = userid;
+	return claimed;
+}
+
+bool
+kpg_operations_stage_job(const KpgOperationRequest *request, const KcIngest *ingest, const char *type_errors)
+{
+	int			nblobs = kc_ingest_nblobs(ingest);
+	bool		to_do = nblobs > 0 || request->table_command != NULL;
+	KpgSqlScope scope;
+	uint64_t	rows;
+	uint64_t	raw_bytes;
+	uint64_t	compressed_bytes;
+
+	kc_ingest_totals(ingest, &rows, &raw_bytes, &compressed_bytes);
+	kpg_operations_enter(&scope);
+	{
+		const KpgSqlArg args[] = {
+			kpg_operations_uuid_arg(&request->id),
+			kpg_operations_text_arg(request->table_command),
+			kpg_operations_arg(INT8OID, Int64GetDatum((int64) rows)),
+			kpg_operations_arg(INT8OID, Int64GetDatum((int64) raw_bytes)),
+			kpg_operations_arg(INT8OID, Int64GetDatum((int64) compressed_bytes)),
+			kpg_operations_arg(INT4OID, Int32GetDatum(nblobs)),
+			kpg_operations_text_arg(type_errors)
+		};
+
+		(void) kpg_operations_execute(update_result, args, lengthof(args), SPI_OK_UPDATE, 0);
+	}
+	if (!kpg_operations_move(&request->id, to_do ? KPG_STATE_STAGED : KPG_STATE_SUCCEEDED, false))
+		ereport(ERROR,
+				(errcode(ERRCODE_QUERY_CANCELED),
+				 errmsg("operation %s is not running any more",
+						DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(&request->id))))));
+	if (nblobs > 0)
+		kpg_operations_stage_blobs(request, ingest, GetCurrentTimestamp());
+	kpg_operations_leave(&scope);
+	return to_do;
+}
+
+/* ---- when it does not run to its end ---- */
+
+static bool
+lock_job(const pg_uuid_t *id, KpgState state, bool wait)
+{
+	const KpgSqlArg args[] = {
+		kpg_operations_uuid_arg(id),
+		kpg_operations_text_arg(kpg_operations_state_name(state))
+	};
+
+	return kpg_operations_execute(wait ? lock_in_state : lock_in_state_now, args, lengthof(args),
+								  SPI_OK_SELECT, 0) == 1;
+}
+
+static void
+set_not_before(const pg_uuid_t *id, double seconds)
+{
+	const KpgSqlArg args[] = {
+		kpg_operations_uuid_arg(id),
+		kpg_operations_arg(FLOAT8OID, Float8GetDatum(seconds))
+	};
+
+	(void) kpg_operations_execute(update_not_before, args, lengthof(args), SPI_OK_UPDATE, 0);
+}
+
+bool
+kpg_operations_postpone_job(const pg_uuid_t *id, KpgState from, bool wait, double seconds,
+							const KpgFailure *failure)
+{
+	KpgSqlScope scope;
+	bool		found;
+
+	Assert(from == KPG_STATE_PENDING || from == KPG_STATE_RUNNING);
+	kpg_operations_enter(&scope);
+	found = lock_job(id, from, wait);
+	if (found)
+	{
+		kpg_operations_note(id, failure);
+		if (from == KPG_STATE_RUNNING)
+			(void) kpg_operations_move(id, KPG_STATE_PENDING, true);
+		set_not_before(id, seconds);
+	}
+	kpg_operations_leave(&scope);
+	return found;
+}
+
+bool
+kpg_operations_fail_job(const pg_uuid_t *id, KpgState from, bool wait, const KpgFailure *failure)
+{
+	KpgSqlScope scope;
+	bool		found;
+
+	Assert(from == KPG_STATE_PENDING || from == KPG_STATE_RUNNING);
+	kpg_operations_enter(&scope);
+	found = lock_job(id, from, wait);
+	if (found)
+	{
+		kpg_operations_note(id, failure);
+		(void) kpg_operations_move(id, KPG_STATE_FAILED, true);
+	}
+	kpg_operations_leave(&scope);
+	return found;
+}

@@ -1,0 +1,328 @@
+# Jobs that are cut off: cancelled, terminated, killed, without a slot, in the way of other
+# transactions, in a database that others want. Each ends, and what lands has landed once.
+use strict;
+use warnings;
+
+use KustoCluster qw(elapsed wait_until);
+use KustoLocal;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $kusto = KustoLocal->start;
+my $db = KustoCluster::DATABASE;
+my $pg = KustoCluster->start($kusto, conf => <<~'CONF');
+	kusto_ingest.default_server = adx
+	kusto_ingest.naptime = 1h
+	max_worker_processes = 16
+	restart_after_crash = on
+	autovacuum = off
+	CONF
+
+my $worker_pid = q(SELECT pid FROM pg_stat_activity WHERE backend_type = 'kusto_ingest worker' AND datname = current_database());
+my $jobs = q(FROM pg_stat_activity WHERE backend_type = 'kusto_ingest job');
+# Those that have their operation's lock.
+my $job_lock = q(FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 19274 AND granted AND mode = 'ExclusiveLock');
+
+sub fresh_table
+{
+	my ($table, $columns) = @_;
+	$kusto->create_table($db, $table, $columns // 'i:int');
+	return $table;
+}
+
+sub async_call { return 'SELECT ' . $pg->ingest_call(@_) =~ s/^kusto_ingest\(/kusto_ingest_async(/r }
+sub async { return $pg->sql(async_call(@_)) }
+
+sub rows_are
+{
+	my ($table, $rows, $name) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	$kusto->settle;
+	return KustoCluster::same_rows($kusto->rows($db, $table), $rows, $name);
+}
+
+sub state_is
+{
+	my ($id, $state, $name) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	return $pg->poll("SELECT state = '$state' FROM kusto.operations WHERE id = '$id'", 't', $name);
+}
+
+sub set_config
+{
+	my (%settings) = @_;
+	$pg->sql("LOAD 'kusto_ingest'; ALTER SYSTEM SET $_ = '$settings{$_}'") for sort keys %settings;
+	$pg->sql('SELECT pg_reload_conf()');
+	return;
+}
+
+# A function that does not return while somebody has the gate's lock.
+$pg->sql(<<~'SQL');
+	CREATE FUNCTION gate(i int) RETURNS int LANGUAGE plpgsql AS
+	'BEGIN PERFORM pg_advisory_xact_lock_shared(42); RETURN i; END';
+	CREATE TABLE done (i int);
+	SQL
+my $keeper = $pg->session;
+sub close_gate { return $keeper->sql('SELECT pg_advisory_lock(42)') }
+sub open_gate { return $keeper->sql('SELECT pg_advisory_unlock(42)') }
+
+# A job that has inserted and waits at the gate.
+sub wait_at_gate
+{
+	my ($table, $i) = @_;
+	close_gate();
+	my $id = async("INSERT INTO done SELECT gate($i) RETURNING i", $table);
+	wait_there($id);
+	return $id;
+}
+
+sub wait_there
+{
+	my ($id, $name) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	return $pg->poll("SELECT count(*) = 1 $jobs AND wait_event_type = 'Lock' AND wait_event = 'advisory' AND query LIKE '%$id'",
+		't', $name);
+}
+
+sub done_is
+{
+	my ($i, $times, $name) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	return is($pg->sql("SELECT count(*) FROM done WHERE i = $i"), $times, $name);
+}
+
+# ---- cancelled ----
+
+my $table = fresh_table('Cancelled');
+my $id = wait_at_gate($table, 1);
+$pg->sql("SELECT pg_cancel_backend(pid) $jobs");
+my $operation = $pg->ends_as($id, 'failed', 'pg_cancel_backend: it fails');
+is_deeply([ @$operation{qw(error_code error_message runs)} ], [ '57014', 'canceling statement due to user request', 1 ], 'with the reason');
+open_gate();
+
+$id = wait_at_gate($table, 1);
+my ($seconds) = elapsed(sub {
+		is($pg->sql("SELECT kusto_cancel('$id')"), 't', 'kusto_cancel of a running job');
+		$pg->poll("SELECT count(*) = 0 $jobs", 't', 'stops its process');
+	});
+cmp_ok($seconds, '<', 2, 'at once');
+is($pg->operation($id)->{state}, 'cancelled', 'and it is cancelled');
+open_gate();
+my $waiting = $pg->session;
+set_config('kusto_ingest.max_jobs' => 0);
+$id = async('INSERT INTO done VALUES (1) RETURNING i', $table);
+is($pg->sql("SELECT kusto_cancel('$id')"), 't', 'kusto_cancel of a pending job');
+set_config('kusto_ingest.max_jobs' => 4);
+$pg->succeeds(async('SELECT 2 AS i', $table), 'those that follow run');
+is($pg->operation($id)->{state}, 'cancelled', 'and it does not');
+rows_are($table, [ [2] ], 'nothing of what was cancelled lands');
+done_is(1, 0, 'nor stays here');
+
+# ---- terminated ----
+
+$table = fresh_table('Terminated');
+$id = wait_at_gate($table, 3);
+$pg->sql("SELECT pg_terminate_backend(pid) $jobs");
+state_is($id, 'pending', 'pg_terminate_backend: it is pending again');
+$operation = $pg->operation($id);
+is($operation->{error_message}, 'the process that ran the query ended unexpectedly', 'the row tells what happened');
+wait_there($id, 'it runs again');
+is($pg->operation($id)->{error_message}, undef, 'then the error is gone');
+open_gate();
+is($pg->succeeds($id, 'it succeeds')->{runs}, 2, 'by its second run');
+rows_are($table, [ [3] ], 'it lands once');
+done_is(3, 1, 'its effect is there once');
+
+$id = wait_at_gate($table, 4);
+for my $run (1 .. 3)
+{
+	wait_there($id, "run $run");
+	$pg->sql("SELECT pg_terminate_backend(pid) $jobs");
+	$pg->poll("SELECT count(*) = 0 $jobs");
+}
+$operation = $pg->ends_as($id, 'failed', 'terminated three times: it fails');
+is_deeply([ @$operation{qw(error_code runs)} ], [ '57P01', 3 ], 'after three runs');
+like($operation->{details}, qr/run 3 of at most 3/, 'it tells so');
+open_gate();
+done_is(4, 0, 'nothing of it is there');
+
+# ---- the query lets go of the lock ----
+
+$table = fresh_table('Unlocked');
+set_config('kusto_ingest.naptime' => '100ms');
+close_gate();
+$id = async('SELECT i FROM (SELECT pg_advisory_unlock_all()::text AS u, 5 AS i OFFSET 0) s WHERE u IS NOT NULL AND gate(i) > 0', $table);
+wait_there($id, 'pg_advisory_unlock_all() in the query');
+my $pid = $pg->sql($worker_pid);
+$pg->sql("SELECT pg_terminate_backend($pid)");
+$pg->poll("SELECT pid <> $pid FROM ($worker_pid) w", 't', 'the successor of a worker knows the job by its lock only');
+$pg->sql('SELECT pg_sleep(0.5)');
+is($pg->sql("SELECT count(*) $jobs"), 1, 'makes nobody think that the process is gone');
+open_gate();
+is($pg->succeeds($id, 'it succeeds')->{runs}, 1, 'by its first run');
+set_config('kusto_ingest.naptime' => '1h');
+
+# ---- in the way of other transactions ----
+
+$pg->sql('CREATE TABLE counter AS SELECT 0 AS n');
+$pg->sql('ALTER DATABASE postgres SET default_transaction_isolation = $$repeatable read$$');
+$table = fresh_table('Serialization', 'n:int');
+close_gate();
+$id = async('UPDATE counter SET n = n + gate(1) RETURNING n', $table);
+wait_there($id);
+$pg->sql('UPDATE counter SET n = 10');
+open_gate();
+$operation = $pg->succeeds($id, 'a serialization failure: it succeeds');
+is($operation->{runs}, 2, 'by its second run');
+rows_are($table, [ [11] ], 'what lands is that of the second');
+
+# Each run meets another one.
+close_gate();
+$id = async('UPDATE counter SET n = n + gate(1) RETURNING n', $table);
+for my $run (1 .. 3)
+{
+	wait_there($id, "run $run");
+	$pg->sql('UPDATE counter SET n = 20');
+	open_gate();
+	$pg->poll("SELECT state <> 'running' FROM kusto.operations WHERE id = '$id'");
+	close_gate() if $run < 3;
+}
+$operation = $pg->ends_as($id, 'failed', 'three serialization failures: it fails');
+is_deeply([ @$operation{qw(error_code runs)} ], [ '40001', 3 ], 'with that');
+$pg->sql('ALTER DATABASE postgres RESET default_transaction_isolation');
+
+# ---- the worker goes ----
+
+set_config('kusto_ingest.max_jobs' => 1);
+$table = fresh_table('Orphan');
+$id = wait_at_gate($table, 6);
+my $next = async('INSERT INTO done VALUES (7) RETURNING i', $table);
+$pid = $pg->sql($worker_pid);
+$pg->sql("SELECT pg_terminate_backend($pid)");
+$pg->poll("SELECT pid <> $pid FROM ($worker_pid) w", 't', 'the worker is terminated: a successor comes');
+$pg->sql('SELECT pg_sleep(0.5)');
+is($pg->sql("SELECT count(*) $jobs"), 1, 'the job goes on, and counts');
+is($pg->operation($next)->{state}, 'pending', 'so the next one waits');
+open_gate();
+is($pg->succeeds($id, 'it ends')->{runs}, 1, 'by its first run');
+$pg->succeeds($next, 'then the next one runs');
+rows_are($table, [ [6], [7] ], 'both land once');
+
+# A process that has not claimed its operation yet is not known to a successor, which starts another.
+set_config('kusto_ingest.max_jobs' => 0);
+$table = fresh_table('Twice');
+$id = async('INSERT INTO done VALUES (8) RETURNING i', $table);
+$waiting->sql("BEGIN; SELECT FROM kusto.operation WHERE id = '$id' FOR UPDATE");
+set_config('kusto_ingest.max_jobs' => 4);
+$pg->poll("SELECT count(*) = 1 $jobs AND wait_event_type = 'Lock'", 't', 'a job that cannot claim its operation');
+$pid = $pg->sql($worker_pid);
+$pg->sql("SELECT pg_terminate_backend($pid)");
+$pg->poll("SELECT count(*) = 2 $jobs AND wait_event_type = 'Lock'", 't', 'the successor starts another');
+is($pg->sql("SELECT count(*) $job_lock"), 1, 'one has the lock');
+$waiting->sql('COMMIT');
+is($pg->succeeds($id, 'it succeeds')->{runs}, 1, 'one of them runs it');
+$pg->poll("SELECT count(*) = 0 $jobs", 't', 'and both end');
+rows_are($table, [ [8] ], 'it lands once');
+done_is(8, 1, 'its effect is there once');
+
+# ---- no slot ----
+
+sub log_lines
+{
+	my ($pattern) = @_;
+	my @lines = grep { /$pattern/ } split /\n/, slurp_file($pg->node->logfile);
+	return scalar @lines;
+}
+$pg->sql('ALTER SYSTEM SET max_worker_processes = 2; ALTER SYSTEM SET max_logical_replication_workers = 0');
+$waiting->quit;
+$keeper->quit;
+$pg->node->restart;
+$keeper = $pg->session;
+$table = fresh_table('NoSlot');
+$id = wait_at_gate($table, 9);
+my @more = map { async("SELECT gate($_) AS i", $table) } 10 .. 12;
+wait_until(sub { log_lines(qr/could not start a background process for kusto_ingest operation/) }, 'no slot: the log tells');
+$pg->sql('SELECT pg_sleep(2.5)');
+is(log_lines(qr/could not start a background process for kusto_ingest operation/), 1, 'once');
+is($pg->sql(q(SELECT count(*) FROM kusto.operations WHERE state = 'pending' AND error_code IS NULL)), 3, 'they wait');
+open_gate();
+$pg->succeeds($_) for $id, @more;
+rows_are($table, [ map { [$_] } 9 .. 12 ], 'and all land');
+$pg->sql('ALTER SYSTEM RESET max_worker_processes; ALTER SYSTEM RESET max_logical_replication_workers');
+$keeper->quit;
+$pg->node->restart;
+$keeper = $pg->session;
+
+# ---- killed ----
+
+$table = fresh_table('Killed');
+$id = wait_at_gate($table, 13);
+$pid = $pg->sql("SELECT pid $jobs");
+kill 'KILL', $pid;
+wait_until(sub { log_lines(qr/all server processes terminated; reinitializing/) }, 'the server restarts');
+$pg->poll('SELECT true');
+$keeper = $pg->session;
+is($pg->operation($id)->{state}, 'running', 'killed: the row is as it was');
+$operation = $pg->succeeds($id, 'who waits for it has it run again');
+is($operation->{runs}, 2, 'by its second run');
+rows_are($table, [ [13] ], 'it lands once');
+done_is(13, 1, 'its effect is there once');
+
+# The gate is closed until all is over.
+$id = wait_at_gate($table, 14);
+$pg->node->stop('immediate');
+$keeper->quit;
+$pg->node->start;
+$keeper = $pg->session;
+$pg->succeeds($id, 'immediate shutdown: it runs again');
+rows_are($table, [ [13], [14] ], 'it lands once');
+done_is(14, 1, 'its effect is there once');
+
+# ---- the process cannot connect ----
+
+$pg->sql('CREATE DATABASE another');
+{
+	local $pg->{dbname} = 'another';
+	$pg->sql('CREATE EXTENSION kusto_ingest');
+	$pg->connect_to($kusto);
+	$table = fresh_table('NoConnections');
+	$pg->succeeds(async('SELECT 1 AS i', $table), 'a job in another database');
+	$waiting = $pg->session;
+}
+$pg->sql('ALTER DATABASE another ALLOW_CONNECTIONS false');
+$id = $waiting->sql(async_call('SELECT 2 AS i', $table));
+wait_until(sub { $waiting->sql("SELECT error_message FROM kusto.operations WHERE id = '$id'") eq 'the process that is to run the query could not begin' },
+	'no connections: the row tells');
+is($waiting->sql("SELECT state, runs FROM kusto.operations WHERE id = '$id'"), 'pending|0', 'it waits');
+is($waiting->sql("SELECT details FROM kusto.operations WHERE id = '$id'") =~ /attempt \d+ of at most 10/, 1, 'and how long');
+like(slurp_file($pg->node->logfile), qr/FATAL:  database "another" is not currently accepting connections/, 'the log has the reason');
+$pg->sql('ALTER DATABASE another ALLOW_CONNECTIONS true');
+{
+	local $pg->{dbname} = 'another';
+	$operation = $pg->succeeds($id, 'it runs as soon as it may');
+}
+is_deeply([ @$operation{qw(error_code error_message details hint)} ], [ (undef) x 4 ], 'and the error is gone');
+rows_are($table, [ [1], [2] ], 'it lands');
+$waiting->quit;
+
+# ---- the database is wanted ----
+
+{
+	local $pg->{dbname} = 'another';
+	my $busy = $pg->sql(async_call('SELECT i FROM pg_sleep(600), generate_series(1, 1) i', $table));
+	state_is($busy, 'running', 'a job in another database');
+}
+($seconds) = elapsed(sub { $pg->sql('DROP DATABASE another') });
+cmp_ok($seconds, '<', 3, 'DROP DATABASE does not wait for it');
+is($pg->sql("SELECT count(*) $jobs"), 0, 'its process is gone');
+
+# ---- the extension is dropped ----
+
+$id = wait_at_gate($table, 15);
+$pg->sql('DROP EXTENSION kusto_ingest CASCADE');
+set_config('kusto_ingest.naptime' => '200ms');
+$pg->poll("SELECT count(*) = 0 $jobs", 't', 'DROP EXTENSION: the process ends');
+open_gate();
+done_is(15, 0, 'and what it did is rolled back');
+
+done_testing();
