@@ -38,7 +38,7 @@ CREATE TABLE kusto.operation (
 	mode text NOT NULL CHECK (mode IN ('queued')),
 	source text NOT NULL CHECK (source IN ('query')),
 	query text,
-	options jsonb NOT NULL DEFAULT '{}',
+	options jsonb NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(options) = 'object'),
 	table_command text,
 	state text NOT NULL CHECK (state IN ('pending', 'running', 'staged', 'posting', 'posted',
 		'succeeded', 'partially_succeeded', 'failed', 'skipped', 'unknown', 'cancelled')),
@@ -62,6 +62,7 @@ CREATE TABLE kusto.operation (
 	activity_id text,
 	system_identifier bigint NOT NULL,
 	database_oid oid NOT NULL,
+	CHECK (query IS NOT NULL OR state NOT IN ('pending', 'running')),
 	CHECK ((finished_at IS NOT NULL) = (state IN ('succeeded', 'partially_succeeded', 'failed',
 		'skipped', 'unknown', 'cancelled')))
 ) WITH (fillfactor = 70);
@@ -80,6 +81,11 @@ COMMENT ON COLUMN kusto.operation.database_oid IS 'database that recorded the op
 CREATE INDEX operation_open ON kusto.operation (created_at)
 	WHERE finished_at IS NULL;
 COMMENT ON INDEX kusto.operation_open IS 'what the background worker still has to do';
+
+-- Those open ones that have nothing to do with posting may be thousands.
+CREATE INDEX operation_jobs ON kusto.operation (created_at)
+	WHERE finished_at IS NULL AND staged_at IS NULL;
+COMMENT ON INDEX kusto.operation_jobs IS 'what jobs still have to run';
 
 CREATE INDEX operation_finished ON kusto.operation (finished_at)
 	WHERE finished_at IS NOT NULL;
@@ -133,12 +139,16 @@ CREATE VIEW kusto.operations WITH (security_barrier) AS
 	SELECT id, pg_catalog.pg_get_userbyid(owner) AS owner, server, database, table_name, mode, source,
 		CASE WHEN pg_catalog.pg_has_role(owner, 'USAGE') THEN query END AS query,
 		options, state, attempts, runs, rows, raw_bytes, compressed_bytes, blobs,
-		type_errors, created_at, started_at, staged_at, posted_at, finished_at, error_code,
+		CASE WHEN staged_at IS NOT NULL OR pg_catalog.pg_has_role(owner, 'USAGE')
+			THEN type_errors END AS type_errors,
+		created_at, started_at, staged_at, posted_at, finished_at, error_code,
 		CASE WHEN staged_at IS NOT NULL OR pg_catalog.pg_has_role(owner, 'USAGE')
 			THEN error_message END AS error_message,
 		CASE WHEN staged_at IS NOT NULL OR pg_catalog.pg_has_role(owner, 'USAGE')
 			THEN details END AS details,
-		hint, activity_id, system_identifier, database_oid
+		CASE WHEN staged_at IS NOT NULL OR pg_catalog.pg_has_role(owner, 'USAGE')
+			THEN hint END AS hint,
+		activity_id, system_identifier, database_oid
 	FROM kusto.operation
 	WHERE pg_catalog.pg_has_role(owner, 'USAGE')
 		OR pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE');
@@ -199,7 +209,8 @@ COMMENT ON COLUMN kusto.progress.backend_xmin_age IS 'how many transactions ago 
 -- The worker of this database, whether or not it runs, and the processes of the
 -- jobs that the reader may see.  What runs holds an advisory lock
 -- (src/pg/worker_start.c, worker_job.c): that needs no privilege to see, and
--- outlives nobody.
+-- outlives nobody.  What another cluster or database has recorded, before
+-- pg_upgrade or CREATE DATABASE ... TEMPLATE copied it, does not wait here.
 CREATE VIEW kusto.workers WITH (security_barrier) AS
 	WITH held AS (
 		SELECT l.pid, l.classid, l.objid, l.objsubid
@@ -211,6 +222,10 @@ CREATE VIEW kusto.workers WITH (security_barrier) AS
 		SELECT id, state, created_at, started_at
 		FROM kusto.operation
 		WHERE finished_at IS NULL
+			AND system_identifier OPERATOR(pg_catalog.=)
+				(SELECT c.system_identifier FROM pg_catalog.pg_control_system() c)
+			AND database_oid OPERATOR(pg_catalog.=)
+				(SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())
 			AND (pg_catalog.pg_has_role(owner, 'USAGE')
 				OR pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE')))
 	SELECT h.pid, 'kusto_ingest worker' AS backend_type,
@@ -380,6 +395,9 @@ IS 'try each step between here and Kusto, and say what to do about the one that 
 -- Privileges: nobody may do anything until told (README, "Privileges")
 -- ---------------------------------------------------------------------------
 
+-- Default privileges may have granted more than PostgreSQL itself does.
+REVOKE ALL ON SCHEMA kusto FROM PUBLIC;
+REVOKE ALL ON ALL TABLES IN SCHEMA kusto FROM PUBLIC;
 -- CREATE SERVER and the like call it without asking.
 REVOKE ALL ON FUNCTION kusto_fdw_validator(text[], oid) FROM PUBLIC;
 REVOKE ALL ON FUNCTION kusto_ingest(text, text, text, name, text, text, text[], text[], timestamptz, boolean, boolean, text, text) FROM PUBLIC;

@@ -201,6 +201,7 @@ $pg->sql(<<~"SQL");
 	SQL
 $pg->succeeds($pg->ingest('SELECT 4 AS i', $table));
 is($pg->operation('00000000-0000-0000-0000-000000000001')->{state}, 'staged', 'operations of another cluster are left alone');
+is($pg->sql('SELECT sum(staged), count(oldest_unposted_age) FROM kusto.workers'), '0|0', 'and do not count as waiting for the worker');
 $pg->sql(q(DELETE FROM kusto.operation WHERE system_identifier = 1));
 
 # ---- it is disturbed ----
@@ -331,6 +332,38 @@ $kusto->clear_faults;
 $pg->sql('CREATE EXTENSION kusto_ingest');
 $pg->connect_to($kusto);
 $pg->succeeds($pg->ingest('SELECT 13 AS i', $table), 'it comes back with the extension');
+
+# All in one transaction: the worker comes before it can see the extension.
+my ($server_options, $mapping_options) = split /\n/, $pg->sql(<<~'SQL');
+	SELECT string_agg(format('%s %L', option_name, option_value), ', ')
+	FROM pg_foreign_server, pg_options_to_table(srvoptions) WHERE srvname = 'adx';
+	SELECT string_agg(format('%s %L', option_name, option_value), ', ')
+	FROM pg_user_mappings, pg_options_to_table(umoptions) WHERE srvname = 'adx'
+	SQL
+$pg->sql('CREATE DATABASE at_once');
+{
+	local $pg->{dbname} = 'at_once';
+	my $call = $pg->ingest_call('SELECT 20 AS i', $table);
+	$session = $pg->session;
+	$session->send(<<~"SQL");
+		BEGIN;
+		CREATE EXTENSION kusto_ingest;
+		CREATE SERVER adx FOREIGN DATA WRAPPER kusto OPTIONS ($server_options);
+		CREATE USER MAPPING FOR CURRENT_USER SERVER adx OPTIONS ($mapping_options);
+		SELECT $call;
+		PREPARE TRANSACTION 'all'
+		SQL
+	my $outcome = $session->receive;
+	is($outcome->{err}, '', 'the extension and an export in one transaction');
+	$pid = $pg->sql($worker_lock);
+	like($pid, qr/^\d+$/, 'its worker has come');
+	$looks = "SELECT query_start FROM pg_stat_activity WHERE pid = $pid";
+	$before = $pg->sql($looks);
+	$pg->poll("SELECT ($looks) > '$before'::timestamptz + interval '1500 ms'", 't', 'and stays');
+	$session->sql(q(COMMIT PREPARED 'all'));
+	$pg->succeeds($outcome->{out}, 'and does its work', '20 s');
+	$session->quit;
+}
 
 # A DROP EXTENSION that is rolled back.
 $session = $pg->session;

@@ -128,6 +128,22 @@ is($pg->sql($worker_lock), $pid, 'a worker that was cancelled on its way out is 
 $id = $pg->ingest('SELECT 4 AS i', $table);
 $pg->poll("SELECT state = 'succeeded' FROM kusto.operations WHERE id = '$id'", 't', 'and posts');
 
+# ---- what cannot be claimed ----
+
+# As many as one server may have under way as one role.
+my $stuck = fresh_table('Stuck');
+$pg->sql(<<~'SQL');
+	CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE 'refused by the test'; END$$;
+	CREATE TRIGGER refuse BEFORE UPDATE ON kusto.operation FOR EACH ROW
+		WHEN (NEW.table_name = 'Stuck' AND NEW.state = 'posting') EXECUTE FUNCTION refuse()
+	SQL
+is($pg->sql("SELECT count(" . $pg->ingest_call('SELECT 1 AS i', $stuck) . ") FROM generate_series(1, 20)"), 20, 'twenty exports are staged');
+wait_until(sub { my @refused = slurp_file($pg->node->logfile) =~ /refused by the test/g; @refused >= 20 }, 'none can be claimed');
+$id = $pg->ingest('SELECT 1 AS i', $table);
+$pg->poll("SELECT state = 'succeeded' FROM kusto.operations WHERE id = '$id'", 't', 'they do not keep another from being posted');
+$pg->sql('DROP TRIGGER refuse ON kusto.operation');
+$pg->poll("SELECT bool_and(state = 'succeeded') FROM kusto.operations WHERE table_name = 'Stuck'", 't', 'and go out when they can be');
+
 # ---- a copy of the database ----
 
 $kusto->fault({ service => 'queue', method => 'POST' }, { status => 503, body => 'busy' }, times => -1);

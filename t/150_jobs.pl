@@ -119,6 +119,14 @@ $id = $pg->sql(q(SET kusto_ingest.max_blob_size = '1MB'; )
 	  . async_call(q(SELECT repeat(md5(i::text), 1000) AS s FROM generate_series(1, 100) i), $table));
 is($pg->succeeds($id, 'max_blob_size of the call: it succeeds')->{blobs}, 4, 'it is what counts');
 
+%recorded = (row_security => 'off', xmlbinary => 'hex', timezone_abbreviations => 'India', backslash_quote => 'off',
+	gin_fuzzy_search_limit => '7');
+$table = fresh_table('Others', join(', ', map { "$_:string" } sort keys %recorded));
+$id = $pg->sql(join('', map { "SET $_ = '$recorded{$_}'; " } sort keys %recorded)
+	  . async_call('SELECT ' . join(', ', map { "current_setting('$_') AS $_" } sort keys %recorded), $table));
+$pg->succeeds($id, 'other settings of the call: it succeeds');
+rows_are($table, [ [ map { $recorded{$_} } sort keys %recorded ] ], 'the query has them, too');
+
 $pg->sql('CREATE TABLE big AS SELECT i FROM generate_series(1, 20000) i; ANALYZE big');
 my $parallel = <<~'SQL';
 	ALTER DATABASE postgres SET parallel_setup_cost = 0;
@@ -315,6 +323,24 @@ $pg->sql("SELECT kusto_wait('$id', '1 s')");
 is($pg->operation($id)->{state}, 'pending', 'max_jobs = 0: none is started');
 set_config('kusto_ingest.max_jobs' => 4);
 $pg->succeeds($id, 'until some may be');
+
+# ---- what else is open ----
+
+# Another cluster's, so that the worker leaves them alone.
+$pg->sql(<<~'SQL');
+	INSERT INTO kusto.operation (id, owner, server, database, table_name, mode, source, state, blobs, created_at,
+		staged_at, posted_at, system_identifier, database_oid)
+	SELECT gen_random_uuid(), 10, 'adx', 'db', 'T', 'queued', 'query', 'posted', 1, now() - interval '1 day', now(), now(), 1, 1
+	FROM generate_series(1, 5000);
+	VACUUM ANALYZE kusto.operation;
+	SQL
+sub scans { return $pg->sql(q(SELECT sum(idx_scan) FROM pg_stat_all_indexes WHERE indexrelname = 'operation_jobs')) }
+my $scans = scans();
+$table = fresh_table('AmongMany');
+$pg->succeeds(async('SELECT 1 AS i', $table), 'a job among many that wait for their outcome');
+$pg->poll("SELECT sum(idx_scan) > $scans FROM pg_stat_all_indexes WHERE indexrelname = 'operation_jobs'", 't',
+	'is found by the index of jobs');
+$pg->sql('DELETE FROM kusto.operation WHERE system_identifier = 1');
 
 # ---- the end ----
 

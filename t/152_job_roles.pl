@@ -156,6 +156,15 @@ is($pg->sql('TABLE inbox'), 5, 'its effect is there');
 $session->quit;
 $pg->sql('ALTER ROLE app RESET ALL');
 
+# Each of its sessions becomes another role, and so would the job.
+make_role('disguise');
+$pg->sql('GRANT disguise TO app; ALTER ROLE app SET role = disguise');
+$table = fresh_table('Disguised', 'a:string, b:string');
+$id = $pg->sql('SET ROLE NONE; ' . async_call('SELECT current_user::text AS a, session_user::text AS b', $table), user => 'app');
+$pg->succeeds($id, 'a role that another one is set for: it succeeds');
+rows_are($table, [ [ 'app', 'app' ] ], 'as the role that asked');
+$pg->sql('ALTER ROLE app RESET role; REVOKE disguise FROM app');
+
 # ---- SET ROLE, SECURITY DEFINER ----
 
 $pg->sql('CREATE ROLE boss LOGIN; GRANT app TO boss');

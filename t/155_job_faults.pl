@@ -16,6 +16,7 @@ my $pg = KustoCluster->start($kusto, conf => <<~'CONF');
 	max_worker_processes = 16
 	restart_after_crash = on
 	autovacuum = off
+	wal_writer_delay = 10s
 	CONF
 
 my $worker_pid = q(SELECT pid FROM pg_stat_activity WHERE backend_type = 'kusto_ingest worker' AND datname = current_database());
@@ -89,6 +90,13 @@ sub done_is
 	my ($i, $times, $name) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 	return is($pg->sql("SELECT count(*) FROM done WHERE i = $i"), $times, $name);
+}
+
+sub log_lines
+{
+	my ($pattern) = @_;
+	my @lines = grep { /$pattern/ } split /\n/, slurp_file($pg->node->logfile);
+	return scalar @lines;
 }
 
 # ---- cancelled ----
@@ -208,31 +216,85 @@ is($pg->succeeds($id, 'it ends')->{runs}, 1, 'by its first run');
 $pg->succeeds($next, 'then the next one runs');
 rows_are($table, [ [6], [7] ], 'both land once');
 
-# A process that has not claimed its operation yet is not known to a successor, which starts another.
-set_config('kusto_ingest.max_jobs' => 0);
-$table = fresh_table('Twice');
-$id = async('INSERT INTO done VALUES (8) RETURNING i', $table);
-$waiting->sql("BEGIN; SELECT FROM kusto.operation WHERE id = '$id' FOR UPDATE");
+# ---- the tables are locked; two processes for one job ----
+
+# A job is started, but not before its tables are locked: the postmaster is made to wait for that.
 set_config('kusto_ingest.max_jobs' => 4);
-$pg->poll("SELECT count(*) = 1 $jobs AND wait_event_type = 'Lock'", 't', 'a job that cannot claim its operation');
-$pid = $pg->sql($worker_pid);
-$pg->sql("SELECT pg_terminate_backend($pid)");
-$pg->poll("SELECT count(*) = 2 $jobs AND wait_event_type = 'Lock'", 't', 'the successor starts another');
-is($pg->sql("SELECT count(*) $job_lock"), 1, 'one has the lock');
-$waiting->sql('COMMIT');
-is($pg->succeeds($id, 'it succeeds')->{runs}, 1, 'one of them runs it');
-$pg->poll("SELECT count(*) = 0 $jobs", 't', 'and both end');
+$table = fresh_table('Twice');
+my $postmaster = (split /\n/, slurp_file($pg->node->data_dir . '/postmaster.pid'))[0];
+END { kill 'CONT', $postmaster if $postmaster }
+my $has_looked = q(SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'kusto_ingest worker'
+	AND state = 'idle' AND query = 'looking for jobs' AND state_change > ');
+my $now = $waiting->sql('SELECT clock_timestamp()');
+kill 'STOP', $postmaster;
+$id = $waiting->sql(async_call('INSERT INTO done VALUES (8) RETURNING i', $table));
+wait_until(sub { $keeper->sql("$has_looked$now'") == 1 }, 'the worker has a job started');
+$keeper->sql('BEGIN; LOCK TABLE kusto.operation IN ACCESS EXCLUSIVE MODE');
+kill 'CONT', $postmaster;
+undef $postmaster;
+my $claiming = "$jobs AND query = 'claiming an export' AND wait_event_type = 'Extension'";
+$pg->poll("SELECT count(*) = 1 $claiming", 't', 'tables are locked: the process waits for them');
+my $first = $pg->sql("SELECT pid $claiming");
+kill 'STOP', $first;
+$keeper->sql('COMMIT');
+# It has not claimed its operation, so a successor of the worker knows nothing of it.
+$pg->sql("SELECT pg_terminate_backend(pid) FROM ($worker_pid) w");
+$pg->poll("SELECT count(*) = 2 $jobs", 't', 'the successor starts another process');
+$pg->poll("SELECT count(*) = 1 $jobs", 't', 'which does not wait for the first one');
+is($pg->sql("SELECT pid $jobs"), $first, 'that is still there');
+kill 'CONT', $first;
+$operation = $pg->succeeds($id, 'the first one goes on: it succeeds');
+is($operation->{runs}, 1, 'by its first run');
 rows_are($table, [ [8] ], 'it lands once');
 done_is(8, 1, 'its effect is there once');
+is(log_lines(qr/operation $id waits/), 0, 'and the log has nothing of it');
+
+# ---- somebody has the row locked ----
+
+# An open kusto_cancel() for instance; more rows than there are places.
+set_config('kusto_ingest.max_jobs' => 0);
+$table = fresh_table('Locked');
+my @locked = map { async("INSERT INTO done VALUES ($_) RETURNING i", $table) } 101 .. 103;
+my $locked = join(', ', map { "'$_'" } @locked);
+$waiting->sql("BEGIN; SELECT FROM kusto.operation WHERE id IN ($locked) FOR UPDATE");
+$id = async('INSERT INTO done VALUES (104) RETURNING i', $table);
+set_config('kusto_ingest.max_jobs' => 1);
+is($pg->succeeds($id, 'rows are locked: the next one succeeds')->{runs}, 1, 'by its first run');
+is($pg->sql("SELECT string_agg(DISTINCT concat_ws('|', state, runs, not_before, error_message), ',') FROM kusto.operation WHERE id IN ($locked)"),
+	'pending|0', 'those that are locked wait, and nothing is said of them');
+$waiting->sql('COMMIT');
+is($pg->succeeds($_, 'then it succeeds')->{runs}, 1, 'by its first run') for @locked;
+rows_are($table, [ map { [$_] } 101 .. 104 ], 'each lands once');
+set_config('kusto_ingest.max_jobs' => 4);
+
+# ---- rows that cannot be run ----
+
+# Nobody but the owner of the tables can make such.
+my @bad = (
+	[ q(options = '{}'), '22004', qr/^exactly_once must not be null$/ ],
+	[ q(options = jsonb_set(options, '{tags}', '7')), '22023', qr/cannot extract elements from a scalar/ ],
+	[ q(options = jsonb_set(options, '{settings,work_mem}', '"much"')), '22023', qr/work_mem/ ],
+	[ q(options = jsonb_set(options, '{creation_time}', '"late"')), '22007', qr/late/ ]);
+set_config('kusto_ingest.max_jobs' => 0);
+$table = fresh_table('Bad');
+for my $bad (@bad)
+{
+	push @$bad, async('SELECT 1 AS i', $table);
+	$pg->sql("UPDATE kusto.operation SET $bad->[0] WHERE id = '$bad->[3]'");
+}
+$pg->fails_like("UPDATE kusto.operation SET $_ WHERE id = '$bad[0][3]'", { sqlstate => '23514' }, "a row with $_")
+  for 'query = NULL', q(options = '[]');
+set_config('kusto_ingest.max_jobs' => 4);
+for my $bad (@bad)
+{
+	$operation = $pg->ends_as($bad->[3], 'failed', "$bad->[0]: it fails");
+	is_deeply([ @$operation{qw(error_code runs)} ], [ $bad->[1], 1 ], 'by its first run');
+	like($operation->{error_message}, $bad->[2], 'with the reason');
+}
+rows_are($table, [], 'nothing lands');
 
 # ---- no slot ----
 
-sub log_lines
-{
-	my ($pattern) = @_;
-	my @lines = grep { /$pattern/ } split /\n/, slurp_file($pg->node->logfile);
-	return scalar @lines;
-}
 $pg->sql('ALTER SYSTEM SET max_worker_processes = 2; ALTER SYSTEM SET max_logical_replication_workers = 0');
 $waiting->quit;
 $keeper->quit;
@@ -255,6 +317,8 @@ $keeper = $pg->session;
 
 # ---- killed ----
 
+# What has been done so far is on disk, whatever the role thinks of that.
+$pg->sql('ALTER ROLE CURRENT_USER SET synchronous_commit = off');
 $table = fresh_table('Killed');
 $id = wait_at_gate($table, 13);
 $pid = $pg->sql("SELECT pid $jobs");
@@ -267,6 +331,7 @@ $operation = $pg->succeeds($id, 'who waits for it has it run again');
 is($operation->{runs}, 2, 'by its second run');
 rows_are($table, [ [13] ], 'it lands once');
 done_is(13, 1, 'its effect is there once');
+$pg->sql('ALTER ROLE CURRENT_USER RESET synchronous_commit');
 
 # The gate is closed until all is over.
 $id = wait_at_gate($table, 14);
@@ -277,6 +342,21 @@ $keeper = $pg->session;
 $pg->succeeds($id, 'immediate shutdown: it runs again');
 rows_are($table, [ [13], [14] ], 'it lands once');
 done_is(14, 1, 'its effect is there once');
+
+# Who stops the server has nothing against the query.
+$id = wait_at_gate($table, 16);
+for my $stop (1 .. 4)
+{
+	$pg->node->stop('fast');
+	$pg->node->start;
+	$keeper = $pg->session;
+	close_gate() if $stop < 4;
+	$pg->sql('SELECT ' . $pg->ingest_call('SELECT 1 AS i', fresh_table("Wake$stop")));
+	wait_there($id, 'fast shutdown: it runs again') if $stop < 4;
+}
+is($pg->succeeds($id, 'it succeeds')->{runs}, 1, 'and no stop counts as a run');
+rows_are($table, [ [13], [14], [16] ], 'it lands once');
+done_is(16, 1, 'its effect is there once');
 
 # ---- the process cannot connect ----
 
@@ -312,6 +392,16 @@ $waiting->quit;
 	my $busy = $pg->sql(async_call('SELECT i FROM pg_sleep(600), generate_series(1, 1) i', $table));
 	state_is($busy, 'running', 'a job in another database');
 }
+# A copy needs a moment without anybody in there: that is no run either.
+for my $copy (1 .. 3)
+{
+	my $another = sub { local $pg->{dbname} = 'another'; return $pg->sql(@_) };
+	$pg->poll(q(SELECT count(*) = 1 FROM pg_stat_activity WHERE datname = 'another' AND wait_event = 'PgSleep'));
+	$pg->sql('CREATE DATABASE copy TEMPLATE another');
+	$pg->sql('DROP DATABASE copy');
+	is($another->('SELECT max(runs) FROM kusto.operations WHERE finished_at IS NULL') <= 1, 1, 'a copy of its database does not count as a run');
+}
+$pg->poll(q(SELECT count(*) = 1 FROM pg_stat_activity WHERE datname = 'another' AND wait_event = 'PgSleep'));
 ($seconds) = elapsed(sub { $pg->sql('DROP DATABASE another') });
 cmp_ok($seconds, '<', 3, 'DROP DATABASE does not wait for it');
 is($pg->sql("SELECT count(*) $jobs"), 0, 'its process is gone');

@@ -383,11 +383,33 @@ for my $exactly_once ('off', 'on')
 	else
 	{
 		like($err, qr/NOTICE:.*retrying operation $id may duplicate data/, 'with a warning');
-		my $end = $pg->finished($id);
-		like($end->{state}, qr/^(succeeded|failed)$/, "it ends: $end->{state}");
+		$pg->ends_as($id, 'unknown', 'a blob that is gone has perhaps been ingested, and is not expired');
+		is($pg->blobs($id)->[0]{state}, 'unknown', 'nor failed');
 	}
-	is($kusto->count($db, $table), 1, 'it is there once') if $exactly_once eq 'on';
+	is($kusto->count($db, $table), 1, 'it is there once');
 }
+
+# What cannot be posted again may have landed the first time.
+$pg->sql(q(LOAD 'kusto_ingest'; ALTER SYSTEM SET kusto_ingest.post_timeout = '1s'; SELECT pg_reload_conf()));
+$table = fresh_table('UnknownStays');
+$kusto->config(outcomes => [ { match => { table => $table }, status => 'Succeeded', silent => $true, times => 1 } ]);
+let_go();
+$id = $pg->ingest('SELECT 1 AS i', $table, server => q('adrift'), exactly_once => q('on'));
+$pg->ends_as($id, 'unknown', 'it is silently ingested');
+$kusto->fault({ service => 'queue', method => 'POST' }, { status => 503 }, times => -1);
+$pg->sql("SELECT kusto_retry('$id')");
+like($pg->ends_as($id, 'unknown', 'a retry that cannot be posted: still unknown')->{error_message}, qr/posting an ingestion message failed/,
+	'with the reason');
+hold();
+$pg->sql("SELECT kusto_retry('$id')");
+like($pg->ends_as($id, 'unknown', 'a retry that is given up: still unknown')->{error_message}, qr/user mapping/, 'with the reason');
+$kusto->clear_faults;
+let_go();
+$pg->sql("SELECT kusto_retry('$id')");
+$pg->succeeds($id, 'a retry that is posted succeeds');
+is($kusto->count($db, $table), 1, 'it is there once');
+hold();
+$pg->sql(q(ALTER SYSTEM RESET kusto_ingest.post_timeout; SELECT pg_reload_conf()));
 $pg->sql(q(ALTER SYSTEM RESET kusto_ingest.status_timeout; SELECT pg_reload_conf()));
 
 # ---- arguments ----

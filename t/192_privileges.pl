@@ -39,6 +39,17 @@ for my $catalog (sort keys %acl)
 		WHERE a.grantee <> c.owner
 		SQL
 }
+# What default privileges would grant to PUBLIC is taken away again.
+$pg->sql('CREATE DATABASE generous');
+is($pg->sql(<<~'SQL', dbname => 'generous'), "t\nf", 'nor do default privileges');
+	ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO PUBLIC;
+	ALTER DEFAULT PRIVILEGES GRANT ALL ON SCHEMAS TO PUBLIC;
+	CREATE EXTENSION kusto_ingest;
+	CREATE TABLE other (i int);
+	SELECT bool_or(relacl::text ~ '[{,]=') FROM pg_class WHERE relnamespace = 'public'::regnamespace;
+	SELECT bool_or(acl::text ~ '[{,]=') FROM (SELECT relacl FROM pg_class WHERE relnamespace = 'kusto'::regnamespace AND relkind IN ('r', 'v')
+		UNION ALL SELECT nspacl FROM pg_namespace WHERE nspname = 'kusto') a (acl)
+	SQL
 is($pg->sql(<<~"SQL"), '', 'no column privileges either');
 	SELECT attrelid::regclass, attname FROM pg_attribute WHERE attacl IS NOT NULL
 		AND attrelid IN (SELECT objid FROM ($members) m WHERE classid = 'pg_class'::regclass)
@@ -107,6 +118,10 @@ for my $view (@views)
 	unlike(seen($view, 'watcher'), qr/\Q$secret\E/, "kusto.$view: who monitors reads nothing of a query of others");
 	unlike(seen($view, 'bob'), qr/\Q$failed\E|\Q$broken\E|\Q$running\E|\Q$secret\E/, "kusto.$view: bob sees nothing of others");
 }
+# A row as a job leaves it whose query's error has a hint.
+$pg->sql(qq(UPDATE kusto.operation SET hint = '$secret', type_errors = '{"$secret": 1}' WHERE id = '$broken'));
+like($pg->sql("SELECT hint, type_errors FROM kusto.operations WHERE id = '$broken'", user => 'alice'), qr/\Q$secret\E.*\Q$secret\E/, 'and the hint');
+unlike(seen('operations', 'watcher'), qr/\Q$secret\E/, 'which is not for who monitors');
 is($pg->sql("SELECT error_code FROM kusto.operations WHERE id = '$broken'", user => 'watcher'), '22P02', 'who monitors sees the code of the failure');
 like($pg->sql("SELECT details FROM kusto.operations WHERE id = '$failed'", user => 'watcher'), qr/refused by the test/, 'and what Kusto said');
 isnt($pg->sql("SELECT pid FROM kusto.workers WHERE operation_id = '$running'", user => $_), '', "$_ sees the job's process") for 'alice', 'watcher';

@@ -75,6 +75,85 @@ is(scalar @{ $kusto->messages }, 1, 'off: no second one is sent');
 is($kusto->count($db, $table), 1, 'off: the row is there once');
 is_deeply(tags($table), [], 'off: without a tag');
 
+# However Kusto says that it found the tag.
+for my $hit ('code', 'failed')
+{
+	$table = fresh(silent(), tag_hit => $hit);
+	lose_reply_of_queue();
+	$id = $pg->ingest('SELECT 7 AS i', $table, exactly_once => q('on'));
+	$pg->succeeds($id, "a tag hit is success, reported as '$hit'");
+	is(scalar @{ $kusto->messages }, 2, "'$hit': of the second message");
+	is($kusto->count($db, $table), 1, "'$hit': the row is there once");
+}
+$table = fresh(silent(), outcomes => [ { status => 'Succeeded', silent => $true }, { status => 'Skipped', errorCode => 'BadRequest_EmptyBlob' } ]);
+lose_reply_of_queue();
+$pg->ends_as($pg->ingest('SELECT 7 AS i', $table, exactly_once => q('on')), 'skipped', 'what is skipped for another reason is not success');
+
+# ---- one report of two ----
+
+# Posted twice, and a worker that did not live to see it.
+sub posted_twice
+{
+	my ($table, %arguments) = @_;
+	$kusto->config(hold_ingestion => $true);
+	lose_reply_of_queue();
+	my $id = $pg->ingest('SELECT 7 AS i', $table, %arguments);
+	$pg->poll("SELECT state = 'posted' FROM kusto.operations WHERE id = '$id'", 't', 'it is posted');
+	is($pg->blobs($id)->[0]{post_attempts}, 2, 'twice');
+	return $id;
+}
+
+$table = fresh(outcomes => [ { status => 'Failed', errorCode => 'Download_SourceNotFound', details => 'not found' } ]);
+$id = posted_twice($table, exactly_once => q('off'));
+$pg->forget_worker;
+$kusto->config(hold_ingestion => JSON::PP::false);
+my $operation = $pg->ends_as($id, 'unknown', 'a second message that does not find the blob is no failure');
+like($operation->{error_message}, qr/has probably been ingested/, 'and the row says why');
+
+$table = fresh(outcomes => [ { status => 'Failed', errorCode => 'BlobAlreadyReceived_BlobAlreadyFoundInBatch', details => 'again' } ]);
+$id = posted_twice($table, exactly_once => q('on'));
+$pg->forget_worker;
+$kusto->config(hold_ingestion => JSON::PP::false);
+$operation = $pg->ends_as($id, 'unknown', 'nor is one that is found twice in a batch');
+like($operation->{error_message}, qr/two messages for the blob/, 'and the row says why');
+
+# ---- a status table that cannot be asked ----
+
+# As after a crash before the table's name was recorded: the row is there, and tells of a success.
+$table = fresh();
+lose_reply_of_queue();
+$kusto->fault({ service => 'table', method => 'GET' }, { status => 503 }, times => -1);
+$id = $pg->ingest('SELECT 7 AS i', $table, exactly_once => q('off'));
+$pg->poll("SELECT state = 'posting' AND error_message IS NOT NULL FROM kusto.operations WHERE id = '$id'");
+$kusto->settle;
+$pg->forget_worker;
+$pg->sql("UPDATE kusto.blob SET status_table = NULL WHERE operation_id = '$id'");
+# A successor has perhaps read the row before.
+$pg->forget_worker;
+is($pg->operation($id)->{state}, 'posting', 'it is in doubt');
+my $looked = looks();
+$pg->sql("SELECT kusto_wait('$id', '10 ms')");
+wait_until(sub { looks() > $looked }, 'a table that cannot be asked: the blob is looked for');
+$pg->poll("SELECT state = 'posted' FROM kusto.operations WHERE id = '$id'", 't', 'it is gone, and was posted');
+$kusto->clear_faults;
+$pg->succeeds($id, 'the row is found, and still tells of the success');
+is($kusto->count($db, $table), 1, 'once');
+
+# ---- a crash after a retry was claimed ----
+
+$table = fresh(outcomes => [ { status => 'Failed', errorCode => 'General_InternalServerError', failureStatus => 'Transient', details => 'try again' } ]);
+$id = $pg->ingest('SELECT 3 AS i', $table);
+like($pg->ends_as($id, 'failed', 'a blob that failed')->{hint}, qr/./, 'with a hint');
+$pg->forget_worker;
+$pg->sql(<<~"SQL");
+	BEGIN;
+	UPDATE kusto.blob SET state = 'posting', post_attempts = 2, finished_at = NULL, error_code = NULL, details = NULL WHERE operation_id = '$id';
+	UPDATE kusto.operation SET state = 'posting', attempts = 2, finished_at = NULL, posted_at = NULL, error_code = NULL, error_message = NULL WHERE id = '$id';
+	COMMIT
+	SQL
+$pg->succeeds($id, 'its retry is not taken for the post that failed');
+is_deeply($kusto->rows($db, $table), [ [3] ], 'it goes out');
+
 # ---- which blobs ----
 
 $table = fresh();
@@ -121,7 +200,7 @@ $id = $pg->ingest('SELECT 3 AS i', $table);
 $pg->ends_as($id, 'failed', 'a blob that failed');
 $kusto->fault({ service => 'blob', method => 'HEAD' }, { status => 404, headers => { 'x-ms-error-code' => 'BlobNotFound' }, body => '' }, times => -1);
 $pg->sql("SELECT kusto_retry('$id')");
-my $operation = $pg->ends_as($id, 'failed', 'a blob that has expired fails again');
+$operation = $pg->ends_as($id, 'failed', 'a blob that has expired fails again');
 is($operation->{error_message}, 'the blob of the export has expired', 'and says why');
 like($operation->{hint}, qr/export them again/, 'and what to do');
 is(scalar @{ $kusto->messages }, 1, 'no message is sent for it');

@@ -90,6 +90,26 @@ my $tokens = tokens();
 like($pg->sql($query), qr/Count/, 'and back');
 is(tokens(), $tokens, 'the old token is found again');
 
+# What tries the way to Kusto shall not be answered from memory.
+my $test = 'SELECT bool_and(ok) FROM kusto_test_connection()';
+fresh($pg);
+my $session = $pg->session;
+like($session->sql($query), qr/Count/, 'a session has a token');
+is(tokens(), 1, 'one');
+for my $n (1, 2)
+{
+	is($session->sql($test), 't', 'the connection test passes');
+	is(tokens(), 1 + $n, 'and has asked for a token itself');
+	is(metadata(), 1 + $n, 'for the metadata');
+	is(commands(), 2 * $n, 'and for the resources');
+}
+like($session->sql($query), qr/Count/, 'a query');
+like($pg->sql($query), qr/Count/, 'of this session, or of another');
+is(tokens(), 3, 'needs none');
+$pg->succeeds($session->sql(call($pg)), 'an export');
+is(commands(), 6, 'nor has the test given its resources to anybody');
+$session->quit;
+
 # ---- what the service rejects ----
 
 fresh($pg);
@@ -161,6 +181,8 @@ $two->[1]->quit;
 
 ($two, $pids) = two_sessions();
 kill 'KILL', $pids->[0];
+# Until the postmaster has noticed, it lets clients in.
+wait_until(sub { slurp_file($pg->node->logfile) =~ /\(PID $pids->[0]\) was terminated by signal 9/ }, 'the crash');
 $pg->poll('SELECT true');
 $tokens = tokens();
 like($pg->sql($query), qr/Count/, 'after a crash the cache begins anew');

@@ -148,6 +148,14 @@ $matrix->run('Put Message is lost, and its answer',
 		cmp_ok(ServiceMatrix::at($second) - ServiceMatrix::at($first), '>=', 1, 'for kusto_ingest.repost_after');
 	});
 
+# Each answer may mean that the message has arrived: at least once, but not for ever.
+$matrix->run('queue: 500 for ever',
+	server => { repost_after => '1s', post_timeout => '3s' },
+	faults => [ [ \%put_message, refusal(500, 'InternalError'), times => -1 ] ],
+	state => 'unknown',
+	requests => { 'Put Message' => [ 2, 5 ], 'Insert Entity' => [ 1, 1 ] },
+	checks => sub { like($_[0]{error_message}, qr/Kusto may have got the message/, '500 for ever: the row says so') });
+
 # The message lies in the queue for longer than kusto_ingest.repost_after, and is not alone.
 my %late = (
 	server => { repost_after => '1s' },

@@ -15,7 +15,7 @@
 #define RENEWAL_TIMEOUT_MS	10000
 /* While the old token serves and another process fetches the new one. */
 #define RECHECK_MS			1000
-/* How long others may believe that the service asks for no token. */
+/* How long it is passed on that the service asks for no token. */
 #define NO_AUTH_LIFE_S		3600
 
 static const char doing_token[] = "getting an access token";
@@ -71,12 +71,15 @@ finish(KcAuth *auth, const KcError *err)
 static void
 set_token(KcAuth *auth, char *token, int64_t expires_ms, int64_t refresh_ms)
 {
+	/* Who needs none needs none as long as he lives, lest he fail for asking again. */
+	bool		none = token[0] == '\0';
+
 	kc_free_secret(auth->alloc, auth->token);
 	auth->token = token;
 	auth->generation++;
 	auth->rejected = false;
-	auth->expires_ms = expires_ms;
-	auth->refresh_ms = refresh_ms;
+	auth->expires_ms = none ? INT64_MAX : expires_ms;
+	auth->refresh_ms = none ? INT64_MAX : refresh_ms;
 }
 
 /* One that the service gave this moment. */
@@ -216,7 +219,7 @@ begin(KcAuth *auth, KcError *err)
 	{
 		case KC_CACHE_FOUND:
 			token = kc_strdup(auth->alloc, kc_slice_n(value.data, value.len));
-			kc_cache_taken(&auth->share, &value);
+			kc_cache_taken(&auth->share, &value, token != NULL);
 			if (token == NULL)
 			{
 				kc_cache_leave(&auth->share);

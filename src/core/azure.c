@@ -158,15 +158,16 @@ kc_azure_put_block_list(const KcStorage *storage, KcSlice blob_url, KcSlice sas,
 	return send(storage, &request, &url, http, err);
 }
 
-KcStatus
-kc_azure_delete_blob(const KcStorage *storage, KcSlice blob_url, KcSlice sas, KcHttp **http,
-					 KcError *err)
+/* A request that says all by its method. */
+static KcStatus
+send_bare(const KcStorage *storage, const char *doing, const char *method, KcSlice blob_url,
+		  KcSlice sas, KcHttp **http, KcError *err)
 {
 	KcHttpHeader headers[] = {{"x-ms-version", kc_slice(BLOB_VERSION)}};
 	KcHttpRequest request;
 	KcBuf		url;
 
-	begin(storage, &request, &url, "deleting a blob", "DELETE");
+	begin(storage, &request, &url, doing, method);
 	request.headers = headers;
 	request.nheaders = 1;
 	kc_buf_slice(&url, blob_url);
@@ -174,21 +175,19 @@ kc_azure_delete_blob(const KcStorage *storage, KcSlice blob_url, KcSlice sas, Kc
 	return send(storage, &request, &url, http, err);
 }
 
+KcStatus
+kc_azure_delete_blob(const KcStorage *storage, KcSlice blob_url, KcSlice sas, KcHttp **http,
+					 KcError *err)
+{
+	return send_bare(storage, "deleting a blob", "DELETE", blob_url, sas, http, err);
+}
+
 /* learn.microsoft.com/rest/api/storageservices/get-blob-properties */
 KcStatus
 kc_azure_head_blob(const KcStorage *storage, KcSlice blob_url, KcSlice sas, KcHttp **http,
 				   KcError *err)
 {
-	KcHttpHeader headers[] = {{"x-ms-version", kc_slice(BLOB_VERSION)}};
-	KcHttpRequest request;
-	KcBuf		url;
-
-	begin(storage, &request, &url, "looking for a blob", "HEAD");
-	request.headers = headers;
-	request.nheaders = 1;
-	kc_buf_slice(&url, blob_url);
-	append_sas(&url, '?', sas);
-	return send(storage, &request, &url, http, err);
+	return send_bare(storage, "looking for a blob", "HEAD", blob_url, sas, http, err);
 }
 
 /*

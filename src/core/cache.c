@@ -11,6 +11,8 @@
 /* Between two questions: a fetch mostly takes a few of the first. */
 #define FIRST_PAUSE_MS	10
 #define MAX_PAUSE_MS	500
+/* A lease is prolonged when a third of it is over. */
+#define HEARTBEAT_MS	(KC_CACHE_LEASE_MS / 3)
 
 static bool
 digest_text(EVP_MD_CTX *ctx, const char *text)
@@ -46,6 +48,16 @@ now_ms(const KcCacheUser *user)
 	return clock->monotonic_ms(clock->arg);
 }
 
+static void
+on_heartbeat(KcTimer *timer)
+{
+	KcCacheUser *user = timer->arg;
+	int64_t		now = now_ms(user);
+
+	if (user->cache->prolong(user->cache->arg, user->key, user->kind, user->lease, now))
+		kc_mux_timer_set(user->mux, timer, now + HEARTBEAT_MS);
+}
+
 void
 kc_cache_join(KcCacheUser *user, const KcCache *cache, const KcCacheKey *key, KcCacheKind kind,
 			  KcMux *mux)
@@ -54,6 +66,8 @@ kc_cache_join(KcCacheUser *user, const KcCache *cache, const KcCacheKey *key, Kc
 	user->key = key;
 	user->kind = kind;
 	user->mux = mux;
+	user->heartbeat.fire = on_heartbeat;
+	user->heartbeat.arg = user;
 	user->since_ms = -1;
 }
 
@@ -103,7 +117,6 @@ kc_cache_turn(KcCacheUser *user, bool rejected, bool serving, KcCacheValue *valu
 	{
 		case KC_CACHE_FOUND:
 			stop_waiting(user);
-			user->version = value->version;
 			kc_mux_timer_set(user->mux, &user->timer, now);
 			break;
 		case KC_CACHE_OTHERS:
@@ -113,6 +126,9 @@ kc_cache_turn(KcCacheUser *user, bool rejected, bool serving, KcCacheValue *valu
 				ask_again_later(user, now);
 			break;
 		case KC_CACHE_MINE:
+			stop_waiting(user);
+			kc_mux_timer_set(user->mux, &user->heartbeat, now + HEARTBEAT_MS);
+			break;
 		case KC_CACHE_ALONE:
 			stop_waiting(user);
 			break;
@@ -121,9 +137,11 @@ kc_cache_turn(KcCacheUser *user, bool rejected, bool serving, KcCacheValue *valu
 }
 
 void
-kc_cache_taken(KcCacheUser *user, const KcCacheValue *value)
+kc_cache_taken(KcCacheUser *user, const KcCacheValue *value, bool good)
 {
 	user->cache->done(user->cache->arg, value->len);
+	if (good)
+		user->version = value->version;
 }
 
 bool
@@ -139,6 +157,7 @@ kc_cache_share(KcCacheUser *user, const KcCacheValue *value)
 		return;
 	user->version = user->cache->put(user->cache->arg, user->key, user->kind, value, user->lease,
 									 now_ms(user));
+	kc_mux_timer_cancel(user->mux, &user->heartbeat);
 	user->lease = 0;
 }
 
@@ -148,6 +167,7 @@ kc_cache_give_up(KcCacheUser *user, bool failed)
 	if (user->lease == 0)
 		return;
 	user->cache->release(user->cache->arg, user->key, user->kind, user->lease, failed, now_ms(user));
+	kc_mux_timer_cancel(user->mux, &user->heartbeat);
 	user->lease = 0;
 }
 

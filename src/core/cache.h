@@ -7,8 +7,10 @@
  * others take its answer: before a client asks the service, it asks the cache
  * whose turn it is (kc_cache_turn), and is told to take a value, to fetch one,
  * or to wait for the process that is fetching.  To fetch is a lease: it ends
- * when the fetch does, when its process releases it, or in LEASE_MS; and
- * nobody waits longer than PATIENCE_MS before he asks for himself.
+ * when the fetch does, when its process releases it, or LEASE_MS after its
+ * process has last prolonged it.  When a fetch has failed, or takes longer than
+ * PATIENCE_MS, those that wait for it fetch too, but one a second: however many
+ * they are, the service is not asked by all of them at once.
  *
  * Three layers, of which the host process supplies the middle one:
  *
@@ -50,7 +52,7 @@ typedef enum KcCacheTurn
 	KC_CACHE_FOUND,				/* a value, another than the one known */
 	KC_CACHE_MINE,				/* fetch it, then put it or release the lease */
 	KC_CACHE_OTHERS,			/* somebody is fetching it: ask again later */
-	KC_CACHE_ALONE				/* fetch it for yourself, whatever others do */
+	KC_CACHE_ALONE				/* fetch it for yourself, it cannot be shared */
 } KcCacheTurn;
 
 /* Times are of the system's monotonic clock, the same in all processes. */
@@ -85,7 +87,10 @@ typedef struct KcCache
 	/* The version that it got; 0: it is not shared. lease may be 0. */
 	uint64_t	(*put) (void *arg, const KcCacheKey *key, KcCacheKind kind,
 						const KcCacheValue *value, uint64_t lease, int64_t now_ms);
-	/* failed: whoever waited for it need not wait for the next to fail. */
+	/* The fetch goes on.  False: the lease has passed to somebody else. */
+	bool		(*prolong) (void *arg, const KcCacheKey *key, KcCacheKind kind, uint64_t lease,
+							int64_t now_ms);
+	/* failed: whoever waited for it may ask for himself. */
 	void		(*release) (void *arg, const KcCacheKey *key, KcCacheKind kind, uint64_t lease,
 							bool failed, int64_t now_ms);
 	void	   *arg;
@@ -100,6 +105,7 @@ typedef struct KcCacheUser
 	KcCacheKind kind;
 	KcMux	   *mux;
 	KcTimer		timer;			/* the owner sets fire and arg: ask again */
+	KcTimer		heartbeat;		/* prolongs the lease */
 	uint64_t	version;		/* of the value in use; 0: not from here */
 	uint64_t	lease;			/* 0: none */
 	int64_t		since_ms;		/* waiting since; -1: not waiting */
@@ -117,8 +123,8 @@ extern void kc_cache_join(KcCacheUser *user, const KcCache *cache, const KcCache
  */
 extern KcCacheTurn kc_cache_turn(KcCacheUser *user, bool rejected, bool serving, KcCacheValue *value);
 
-/* After FOUND: the value was copied. */
-extern void kc_cache_taken(KcCacheUser *user, const KcCacheValue *value);
+/* After FOUND: the value was read, and is in use now if it was any good. */
+extern void kc_cache_taken(KcCacheUser *user, const KcCacheValue *value, bool good);
 
 /* Is the timer armed? */
 extern bool kc_cache_is_waiting(const KcCacheUser *user);
@@ -145,6 +151,8 @@ extern KcCacheTurn kc_cache_table_ask(KcCacheTable *table, const KcCacheKey *key
 									  uint64_t *lease);
 extern uint64_t kc_cache_table_put(KcCacheTable *table, const KcCacheKey *key, KcCacheKind kind,
 								   const KcCacheValue *value, uint64_t lease, int64_t now_ms);
+extern bool kc_cache_table_prolong(KcCacheTable *table, const KcCacheKey *key, KcCacheKind kind,
+								   uint64_t lease, int64_t now_ms);
 extern void kc_cache_table_release(KcCacheTable *table, const KcCacheKey *key, KcCacheKind kind,
 								   uint64_t lease, bool failed, int64_t now_ms);
 

@@ -18,9 +18,15 @@
 /* While the old value serves, a failed renewal is not repeated at once. */
 #define RETRY_AFTER_FAILURE_MS 30000
 
+/* How often one of those that wait in vain gets his turn; and after so long, more often. */
+#define TURN_MS				1000
+#define LONG_WAIT_MS		120000
+#define LONG_WAIT_TURN_MS	100
+
 typedef struct Entry
 {
 	uint64_t	version;		/* 0: no value */
+	uint64_t	newest;			/* version of the last value, dropped or not */
 	int64_t		expires_ms;
 	int64_t		refresh_ms;
 	size_t		len;
@@ -29,6 +35,7 @@ typedef struct Entry
 	int64_t		lease_ends_ms;
 	int64_t		failed_ms;		/* the last fetch, if it failed; 0: it did not */
 	int64_t		next_reject_ms; /* before that no rejection counts */
+	int64_t		turn_ms;		/* the last turn of one that waited in vain; 0: none yet */
 } Entry;
 
 typedef struct Slot
@@ -110,6 +117,29 @@ find_slot(KcCacheTable *table, const KcCacheKey *key)
 	return NULL;
 }
 
+static bool
+has_value(const Slot *slot)
+{
+	for (int kind = 0; kind < KC_CACHE_KINDS; kind++)
+	{
+		if (slot->entries[kind].version != 0)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * Whoever tries to log in takes a slot, whether he can or not: these make room
+ * first, lest many wrong logins cost the others their values.
+ */
+static bool
+makes_room_before(const Slot *a, const Slot *b)
+{
+	if (has_value(a) != has_value(b))
+		return has_value(b);
+	return a->used_ms < b->used_ms;
+}
+
 static Slot *
 slot_for(KcCacheTable *table, const KcCacheKey *key, int64_t now_ms)
 {
@@ -125,7 +155,7 @@ slot_for(KcCacheTable *table, const KcCacheKey *key, int64_t now_ms)
 		slot = &table->slots[0];
 		for (int i = 1; i < SLOTS; i++)
 		{
-			if (table->slots[i].used_ms < slot->used_ms)
+			if (makes_room_before(&table->slots[i], slot))
 				slot = &table->slots[i];
 		}
 		clear_slot(slot);
@@ -182,6 +212,33 @@ take_value(Slot *slot, KcCacheKind kind, KcCacheValue *value)
 	return KC_CACHE_FOUND;
 }
 
+/* A fetch has failed since he began to wait, or takes too long. */
+static bool
+waits_in_vain(const Entry *entry, const KcCacheQuestion *question)
+{
+	return !question->serving && question->since_ms < question->now_ms
+		&& (entry->failed_ms >= question->since_ms
+			|| question->now_ms - question->since_ms >= KC_CACHE_PATIENCE_MS);
+}
+
+/*
+ * Those that wait in vain take turns, however many they are: what fails or
+ * takes long is a service that throttles, most likely.
+ */
+static bool
+may_fetch(Entry *entry, const KcCacheQuestion *question)
+{
+	int64_t		now_ms = question->now_ms;
+	int64_t		pause_ms = now_ms - question->since_ms < LONG_WAIT_MS ? TURN_MS : LONG_WAIT_TURN_MS;
+
+	if (!waits_in_vain(entry, question))
+		return entry->lease == 0 || now_ms >= entry->lease_ends_ms;
+	if (entry->turn_ms != 0 && now_ms - entry->turn_ms < pause_ms)
+		return false;
+	entry->turn_ms = now_ms;
+	return true;
+}
+
 KcCacheTurn
 kc_cache_table_ask(KcCacheTable *table, const KcCacheKey *key, const KcCacheQuestion *question,
 				   KcCacheValue *value, uint64_t *lease)
@@ -202,26 +259,41 @@ kc_cache_table_ask(KcCacheTable *table, const KcCacheKey *key, const KcCacheQues
 	if (question->serving && entry->failed_ms != 0
 		&& now_ms - entry->failed_ms < RETRY_AFTER_FAILURE_MS)
 		return KC_CACHE_OTHERS;
-	if (!question->serving && question->since_ms < now_ms
-		&& (entry->failed_ms >= question->since_ms
-			|| now_ms - question->since_ms >= KC_CACHE_PATIENCE_MS))
-		return KC_CACHE_ALONE;
-	if (entry->lease != 0 && now_ms < entry->lease_ends_ms)
+	if (!may_fetch(entry, question))
 		return KC_CACHE_OTHERS;
 	entry->lease = *lease = ++table->last_number;
 	entry->lease_ends_ms = now_ms + KC_CACHE_LEASE_MS;
 	return KC_CACHE_MINE;
 }
 
+bool
+kc_cache_table_prolong(KcCacheTable *table, const KcCacheKey *key, KcCacheKind kind, uint64_t lease,
+					   int64_t now_ms)
+{
+	Slot	   *slot = find_slot(table, key);
+
+	if (slot == NULL || slot->entries[kind].lease != lease)
+		return false;
+	slot->entries[kind].lease_ends_ms = now_ms + KC_CACHE_LEASE_MS;
+	return true;
+}
+
 uint64_t
 kc_cache_table_put(KcCacheTable *table, const KcCacheKey *key, KcCacheKind kind,
 				   const KcCacheValue *value, uint64_t lease, int64_t now_ms)
 {
-	Slot	   *slot = slot_for(table, key, now_ms);
-	Entry	   *entry = &slot->entries[kind];
+	Slot	   *slot;
+	Entry	   *entry;
 	size_t		size;
-	char	   *data = room(slot, kind, &size);
+	char	   *data;
 
+	drop_expired(table, now_ms);
+	slot = slot_for(table, key, now_ms);
+	entry = &slot->entries[kind];
+	data = room(slot, kind, &size);
+	/* Somebody's later fetch has ended earlier: its value is the newer one. */
+	if (lease != 0 && entry->lease != lease && entry->newest > lease)
+		return 0;
 	if (entry->lease == lease)
 		entry->lease = 0;
 	entry->failed_ms = 0;
@@ -238,7 +310,7 @@ kc_cache_table_put(KcCacheTable *table, const KcCacheKey *key, KcCacheKind kind,
 	entry->len = value->len;
 	entry->expires_ms = value->expires_ms;
 	entry->refresh_ms = value->refresh_ms;
-	entry->version = ++table->last_number;
+	entry->version = entry->newest = ++table->last_number;
 	return entry->version;
 }
 

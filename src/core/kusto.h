@@ -164,10 +164,11 @@ typedef struct KcPostRequest
 								 * SAS; empty: choose one */
 	bool		status_row_exists;	/* an earlier try wrote it, and it has no outcome yet */
 	bool		check_blob;		/* an earlier try may have been received, or was long
-								 * ago: see first whether the blob is still there.
-								 * Without status_row_exists, a row that is there is
-								 * written anew, or its old outcome would be taken
-								 * for this try's */
+								 * ago: see first whether the blob is still there */
+	bool		renew_row;		/* the row that is there has the outcome of an earlier
+								 * try: write it anew, or that would be taken for
+								 * this one's.  Otherwise it is never written over,
+								 * since it may tell of a success */
 } KcPostRequest;
 
 typedef struct KcPostTask
@@ -209,6 +210,8 @@ typedef struct KcStatusTask
 	KcIngestOutcome outcome;
 	const char *status_table;	/* where the row stands; NULL: nowhere */
 	bool		transient;		/* FailureStatus says that a retry may help */
+	bool		tag_exists;		/* skipped because the table has an ingest-by tag, as
+								 * far as is told */
 	KcAdvice	advice;			/* what probably helps against error_code */
 	char		error_code[KC_ERROR_CODE_MAX];
 	char		failure_status[32];

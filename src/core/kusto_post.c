@@ -98,6 +98,7 @@ storage_for(Post *post, KcResourceKind kind, KcStorage *storage)
 {
 	KcClient   *client = post->client;
 	bool		last = post->ntried == KC_MAX_TRIES
+		|| (kind == KC_RESOURCE_STATUS_TABLE && post->renew_row)
 		|| post->ntried >= kc_resources_count(client->resources, kind);
 
 	kc_client_storage(client, last ? &client->storage_retry : &client->storage_short_retry, storage);
@@ -159,6 +160,35 @@ blob_is_gone(Post *post, KcError *err)
 }
 
 /*
+ * A proxy or a wrong path answers 404, too.  A HEAD has no body: the code is in
+ * the header.
+ */
+static bool
+says_gone(const KcError *err)
+{
+	KcSlice		code = kc_slice(err->code);
+
+	return (err->http_status == 404
+			&& (kc_slice_ieq(code, kc_slice("BlobNotFound"))
+				|| kc_slice_ieq(code, kc_slice("ContainerNotFound"))))
+		|| ((err->http_status == 404 || err->http_status == 409)
+			&& kc_slice_ieq(code, kc_slice("ContainerBeingDeleted")));
+}
+
+/* Looking has no effect; what is not explained may pass. */
+static void
+could_not_look(Post *post, KcError *err)
+{
+	err->after_send = false;
+	if (err->http_status == 404)
+	{
+		err->status = KC_ERR_SERVICE;
+		err->permanent = false;
+	}
+	finish(post, err);
+}
+
+/*
  * A SAS without the right to read, or a rule against it, is no reason not to
  * post: the service reads with its own rights.
  */
@@ -173,9 +203,9 @@ on_blob(KcHttp *http)
 	kc_http_free(http);
 	post->http = NULL;
 	kc_resources_report(post->client->resources, kc_slice(post->blob_url),
-						err.status == KC_OK || err.http_status == 404);
+						err.status == KC_OK || says_gone(&err));
 	kc_azure_advise_network(&err);
-	if (err.http_status == 404)
+	if (says_gone(&err))
 		blob_is_gone(post, &err);
 	else if (!unreadable && refetch(post, &err))
 		step(post);
@@ -185,10 +215,7 @@ on_blob(KcHttp *http)
 		step(post);
 	}
 	else
-	{
-		err.after_send = false; /* looking has no effect */
-		finish(post, &err);
-	}
+		could_not_look(post, &err);
 }
 
 /* learn.microsoft.com/rest/api/storageservices/get-blob-properties */
@@ -390,17 +417,21 @@ on_row(KcHttp *http)
 }
 
 /*
- * The table of an earlier try first, so that one blob has one row.
+ * The table of an earlier try first, so that one blob has one row.  An outcome
+ * there that is to be replaced must not stay, to be read after a crash as if it
+ * were this try's: then it is that table or none.
  */
 static KcResource *
 next_table(Post *post)
 {
 	KcResource *table = NULL;
 
-	if (post->ntried == 0 && post->wanted_table != NULL)
+	if (post->wanted_table != NULL)
 		table = kc_resources_find(post->client->resources, KC_RESOURCE_STATUS_TABLE,
 								  kc_slice(post->wanted_table));
-	if (table == NULL)
+	if (table != NULL && post->ntried > 0 && post->renew_row)
+		return NULL;
+	if (table == NULL || post->ntried > 0)
 		return next_resource(post, KC_RESOURCE_STATUS_TABLE);
 	post->tried_urls[0] = kc_strdup(post->client->alloc, kc_slice(table->url));
 	if (post->tried_urls[0] == NULL)
@@ -577,7 +608,7 @@ copy_request(Post *post, const KcPostRequest *request)
 	post->source_id = request->source_id;
 	post->raw_size = request->raw_size;
 	post->check_blob = request->check_blob;
-	post->renew_row = request->check_blob && !request->status_row_exists;
+	post->renew_row = request->renew_row && !request->status_row_exists;
 	post->properties = kc_properties_copy(alloc, &request->properties);
 	post->blob_url = kc_strdup(alloc, request->blob_url);
 	if (post->properties == NULL || post->blob_url == NULL)

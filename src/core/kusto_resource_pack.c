@@ -84,7 +84,7 @@ make_resource(const KcAlloc *alloc, const Head *head, const KcSlice texts[2])
 	return NULL;
 }
 
-bool
+KcStatus
 kc_resource_set_unpack(const KcAlloc *alloc, KcSlice bytes, KcResourceSet *set)
 {
 	KcResource **links[KC_RESOURCE_KINDS];
@@ -104,21 +104,21 @@ kc_resource_set_unpack(const KcAlloc *alloc, KcSlice bytes, KcResourceSet *set)
 		if (head.kind == KC_RESOURCE_KINDS)
 		{
 			set->identity_token = kc_strdup(alloc, texts[0]);
-			return set->identity_token != NULL;
+			return set->identity_token != NULL ? KC_OK : KC_ERR_NOMEM;
 		}
 		resource = make_resource(alloc, &head, texts);
 		if (resource == NULL)
-			return false;
+			return KC_ERR_NOMEM;
 		*links[head.kind] = resource;
 		links[head.kind] = &resource->next;
 	}
-	return false;
+	return KC_ERR_PROTOCOL;
 }
 
 int64_t
 kc_resource_set_end(const KcResourceSet *set)
 {
-	int64_t		end_us = INT64_MIN;
+	int64_t		end_us = 0;
 
 	for (int kind = 0; kind < KC_RESOURCE_KINDS; kind++)
 	{

@@ -291,18 +291,19 @@ kc_resources_ready(const KcResources *resources)
 		&& (kc_client_now_ms(resources->client) < resources->refresh_ms || is_fetching(resources));
 }
 
-/* A set that another process has fetched. */
+/* A set that another process has fetched; anything but KC_ERR_NOMEM says that it is none. */
 static KcStatus
 take_shared(KcResources *resources, const KcCacheValue *value, KcError *err)
 {
 	const KcAlloc *alloc = resources->client->alloc;
-	KcStatus	status = KC_OK;
+	KcStatus	status;
 
-	if (!kc_resource_set_unpack(alloc, kc_slice_n(value->data, value->len), &resources->fetched))
-		status = kc_error_nomem(err, "reading ingestion resources");
-	kc_cache_taken(&resources->share, value);
+	status = kc_resource_set_unpack(alloc, kc_slice_n(value->data, value->len), &resources->fetched);
+	if (status == KC_ERR_NOMEM)
+		(void) kc_error_nomem(err, "reading ingestion resources");
 	if (status == KC_OK)
 		status = bind_accounts(resources, &resources->fetched, err);
+	kc_cache_taken(&resources->share, value, status == KC_OK);
 	if (status == KC_OK)
 		take_set(resources, value->refresh_ms);
 	else
@@ -325,7 +326,10 @@ begin(KcResources *resources, KcError *err)
 						  &value))
 	{
 		case KC_CACHE_FOUND:
-			return take_shared(resources, &value, err);
+			status = take_shared(resources, &value, err);
+			if (status == KC_OK || status == KC_ERR_NOMEM)
+				return status;
+			break;
 		case KC_CACHE_OTHERS:
 			if (usable && !resources->rejected)
 				resources->refresh_ms = kc_client_now_ms(resources->client) + RECHECK_MS;

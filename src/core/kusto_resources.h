@@ -26,12 +26,12 @@ extern KcStatus kc_resource_set_read(const KcAlloc *alloc, KcResult *result, boo
 extern KcStatus kc_resource_set_read_token(const KcAlloc *alloc, KcResult *result,
 										   KcResourceSet *set, KcError *err);
 /*
- * As bytes, for other processes of this host; secret.  Reading adds to *set and
- * is false when the bytes are not such, or memory is short.
+ * As bytes, for other processes of this host; secret.  Reading adds to *set;
+ * KC_ERR_PROTOCOL says that the bytes are none of such, KC_ERR_NOMEM what it says.
  */
 extern void kc_resource_set_pack(const KcResourceSet *set, KcBuf *out);
-extern bool kc_resource_set_unpack(const KcAlloc *alloc, KcSlice bytes, KcResourceSet *set);
-/* When the last of its signatures ends, in Unix time. */
+extern KcStatus kc_resource_set_unpack(const KcAlloc *alloc, KcSlice bytes, KcResourceSet *set);
+/* When the last of its signatures ends, in Unix time; 0: there is none. */
 extern int64_t kc_resource_set_end(const KcResourceSet *set);
 
 extern void kc_resource_set_free(const KcAlloc *alloc, KcResourceSet *set);

@@ -2,7 +2,8 @@
  * kusto_status.c
  *	  What became of a blob: its row in the status table.
  *
- * Public source: learn.microsoft.com/kusto/api/netfx/kusto-ingest-client-status
+ * Public sources: learn.microsoft.com/kusto/api/netfx/kusto-ingest-client-status,
+ * error codes as in learn.microsoft.com/azure/data-explorer/error-codes
  */
 #include <string.h>
 
@@ -104,6 +105,37 @@ is_transient(const KcStatusTask *task)
 	return kc_retry_transient(&err);
 }
 
+/* Both spellings are told, with status Skipped or Failed. */
+static bool
+is_tag_code(KcSlice code)
+{
+	return kc_slice_ieq(code, kc_slice("Skipped_IngestByTagAlreadyExists"))
+		|| kc_slice_ieq(code, kc_slice("IngestByTagAlreadyExists"));
+}
+
+/* The service tries again by itself, unless it says that it has tried enough. */
+static bool
+is_abandoned(const KcStatusTask *task)
+{
+	return kc_slice_ieq(kc_slice(task->error_code), kc_slice("General_AbandonedIngestion"))
+		&& is_transient(task) && !kc_slice_ieq(kc_slice(task->failure_status), kc_slice("Exhausted"))
+		&& !kc_slice_eq(kc_slice(task->failure_status), kc_slice("3"));
+}
+
+/* What an outcome's code makes of it. */
+static void
+refine_outcome(KcStatusTask *task)
+{
+	KcSlice		code = kc_slice(task->error_code);
+
+	if (task->outcome == KC_OUTCOME_FAILED && is_tag_code(code))
+		task->outcome = KC_OUTCOME_SKIPPED;
+	else if (task->outcome == KC_OUTCOME_FAILED && is_abandoned(task))
+		task->outcome = KC_OUTCOME_PENDING;
+	task->tag_exists = task->outcome == KC_OUTCOME_SKIPPED && (code.len == 0 || is_tag_code(code));
+	task->transient = task->outcome == KC_OUTCOME_FAILED && is_transient(task);
+}
+
 static KcStatus
 read_row(Status *status, KcSlice body, KcError *err)
 {
@@ -134,8 +166,7 @@ read_row(Status *status, KcSlice body, KcError *err)
 		if (kc_slice_ieq(kc_slice(name), kc_slice(outcomes[i].name)))
 			pub->outcome = outcomes[i].outcome;
 	}
-	if (pub->outcome == KC_OUTCOME_FAILED)
-		pub->transient = is_transient(pub);
+	refine_outcome(pub);
 	pub->advice = kc_kusto_advice(kc_slice(pub->error_code), kc_slice(pub->details));
 	return KC_OK;
 }

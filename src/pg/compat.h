@@ -237,6 +237,17 @@ kpg_compat_vxid_proc(VirtualTransactionId vxid)
 #endif
 }
 
+/* Has it been started for a client, and so is no background worker? */
+static inline bool
+kpg_compat_is_regular_backend(const PGPROC *proc)
+{
+#if PG_VERSION_NUM >= 180000
+	return proc->isRegularBackend;
+#else
+	return !proc->isBackgroundWorker;
+#endif
+}
+
 /*
  * Flags that connect a background worker as a role without LOGIN; 0 before
  * PostgreSQL 17, which cannot.

@@ -105,6 +105,7 @@ static const Point points[] = {
 	/* Users steer. */
 	{"cancel-written", USUAL},			/* the cancellation is written, not committed */
 	{"cancel-committed", CRASH},		/* it is on record, the job's process not yet told */
+	{"waiters-due", BIT(ERROR)},			/* in a commit: those who wait for an end are to be woken */
 	{"retry-written", USUAL},			/* the blobs are staged again, not committed */
 	{"purge-written", USUAL},			/* a batch is deleted, not committed */
 };

@@ -3,7 +3,8 @@
  *	  kusto_test_connection(): try each step between here and Kusto.
  *
  * What is wrong with our own configuration raises; what goes wrong on the way
- * to the service is the result.
+ * to the service is the result.  What other clients have been told, and would
+ * find in a cache, proves nothing: the service is asked for all of it.
  */
 #include "postgres.h"
 
@@ -134,7 +135,7 @@ kusto_test_connection(PG_FUNCTION_ARGS)
 	kpg_compat_materialize(fcinfo);
 	context = AllocSetContextCreate(CurrentMemoryContext, "kusto_ingest test", ALLOCSET_DEFAULT_SIZES);
 	old = MemoryContextSwitchTo(context);
-	session = kpg_session_acquire_in(context, kpg_session_server(server, GetUserId()), GetUserId());
+	session = kpg_session_acquire_fresh_in(context, kpg_session_server(server, GetUserId()), GetUserId());
 	if (session->principal != NULL)
 		principal = pstrdup(session->principal);
 	step_context = AllocSetContextCreate(context, "kusto_ingest test step", ALLOCSET_DEFAULT_SIZES);

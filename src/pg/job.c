@@ -4,13 +4,16 @@
  *	  role that asked for it, and ends.
  *
  *	lock the operation;  pending -> running, commit
+ *	read what it is to do, commit
  *	run the query, upload;  running -> staged, commit: one transaction
  *	or, when that fails, roll back;  running -> failed or pending, commit
  *
  * The query has the role's privileges and row security of now, and the
  * settings of the call; the role's and the database's own settings apply
  * beneath them.  A process that dies leaves the row running and the lock free,
- * which the worker puts right (worker_jobs.c).
+ * which the worker puts right (worker_jobs.c).  The claim is alone in its
+ * transaction, and on disk before anything else is done: whatever kills the
+ * process afterwards, again and again, has used up a run.
  *
  * The role's query is in its row.  It is not shown in pg_stat_activity nor in
  * the server log: errors are logged by the operation's id.
@@ -22,12 +25,14 @@
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
+#include "storage/fd.h"
 #include "storage/ipc.h"
 #include "storage/proc.h"
 #include "tcop/tcopprot.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
+#include "utils/pidfile.h"
 #include "utils/snapmgr.h"
 #include "utils/timeout.h"
 #include "utils/uuid.h"
@@ -37,8 +42,11 @@
 #include "fault.h"
 #include "operations.h"
 #include "settings.h"
+#include "wait.h"
 #include "worker.h"
 #include "worker_internal.h"
+
+#define TABLES_PAUSE_MS	500		/* somebody alters or drops them */
 
 extern PGDLLEXPORT void kpg_job_main(Datum main_arg);
 
@@ -47,6 +55,8 @@ typedef struct Process
 	pg_uuid_t	id;
 	const char *id_text;
 	MemoryContext context;		/* of everything that outlives a transaction */
+	bool		claimed;		/* and not over yet */
+	int			runs;			/* this one included */
 	KpgJob		job;
 } Process;
 
@@ -76,20 +86,34 @@ end_own(Process *process)
  * The lock is taken before: a row is never running without it, unless its
  * process is gone.
  */
-static bool
+static void
 claim(Process *process)
 {
-	bool		claimed = false;
+	KpgTables	tables;
 
-	begin_own("claiming an export");
-	/* When the tables are being altered or dropped, the worker tries again. */
-	if (kpg_operations_lock() == KPG_TABLES_READY)
+	do
 	{
-		MemoryContextSwitchTo(process->context);
-		claimed = kpg_operations_claim_job(&process->id, &process->job);
-	}
+		begin_own("claiming an export");
+		tables = kpg_operations_lock();
+		if (tables == KPG_TABLES_READY)
+			process->claimed = kpg_operations_claim_job(&process->id, &process->runs);
+		/* Whatever the role's synchronous_commit. */
+		if (process->claimed)
+			ForceSyncCommit();
+		end_own(process);
+		/* No other job gets on either. */
+		if (tables == KPG_TABLES_BUSY)
+			(void) kpg_wait_once(TABLES_PAUSE_MS, KPG_WAIT_WORKER);
+	} while (tables == KPG_TABLES_BUSY);
+}
+
+static void
+load(Process *process)
+{
+	begin_own("reading an export");
+	MemoryContextSwitchTo(process->context);
+	kpg_operations_load_job(&process->id, &process->job);
 	end_own(process);
-	return claimed;
 }
 
 /* ---- the query ---- */
@@ -136,7 +160,7 @@ export(Process *process)
 	pgstat_report_activity(STATE_RUNNING, psprintf("exporting operation %s", process->id_text));
 	StartTransactionCommand();
 	/* The query may call pg_advisory_unlock_all(). */
-	kpg_worker_job_lock(&process->id, false);
+	kpg_worker_job_keep_lock(&process->id);
 	apply_settings(&process->job);
 	/* The client's loop does that elsewhere, and there is none. */
 	if (kpg_job_timeout_ms > 0)
@@ -178,7 +202,7 @@ static void
 record_failure(Process *process, const ErrorData *error, bool timed_out)
 {
 	KpgFailure	failure = failure_of(error, timed_out);
-	bool		again = is_passing(error->sqlerrcode) && process->job.runs < KPG_JOB_RUNS_MAX;
+	bool		again = is_passing(error->sqlerrcode) && process->runs < KPG_JOB_RUNS_MAX;
 	bool		recorded;
 
 	begin_own("recording a failure");
@@ -186,12 +210,15 @@ record_failure(Process *process, const ErrorData *error, bool timed_out)
 		recorded = false;
 	else if (again)
 		recorded = kpg_operations_postpone_job(&process->id, KPG_STATE_RUNNING, true,
-											   kpg_worker_job_pause(process->job.runs), &failure);
+											   kpg_worker_job_pause(process->runs), &failure);
 	else
 		recorded = kpg_operations_fail_job(&process->id, KPG_STATE_RUNNING, true, &failure);
 	/* Who started us may be gone; its successor does not hear of our end otherwise. */
 	if (recorded)
+	{
 		kpg_worker_staged();
+		ForceSyncCommit();
+	}
 	end_own(process);
 
 	ereport(LOG,
@@ -211,6 +238,7 @@ run(Process *process)
 
 	PG_TRY();
 	{
+		load(process);
 		export(process);
 	}
 	PG_CATCH();
@@ -236,6 +264,48 @@ run(Process *process)
 	RESUME_CANCEL_INTERRUPTS();
 }
 
+/* ---- when it is told to end ---- */
+
+/* The postmaster says so in its lock file before it terminates anybody. */
+static bool
+server_is_stopping(void)
+{
+	char		line[MAXPGPATH];
+	bool		stopping = false;
+	FILE	   *file = AllocateFile("postmaster.pid", "r");
+
+	if (file == NULL)
+		return false;
+	for (int i = 1; i <= LOCK_FILE_LINE_PM_STATUS && fgets(line, sizeof(line), file) != NULL; i++)
+		stopping = i == LOCK_FILE_LINE_PM_STATUS &&
+			strncmp(line, PM_STATUS_STOPPING, strlen(PM_STATUS_STOPPING)) == 0;
+	FreeFile(file);
+	return stopping;
+}
+
+/*
+ * Neither who stops the server nor who wants the database has anything against
+ * this query: that was no run.  Who terminates the process has, perhaps; the
+ * worker counts that.
+ */
+static void
+before_exit(int code, Datum arg)
+{
+	Process    *process = (Process *) DatumGetPointer(arg);
+
+	if (code == 0 || !process->claimed)
+		return;
+	if (!server_is_stopping() && kpg_worker_database_is_free(MyDatabaseId))
+		return;
+	AbortOutOfAnyTransaction();
+	/* A standby that does not answer must not hold up a shutdown. */
+	SetConfigOption("synchronous_commit", "local", PGC_USERSET, PGC_S_SESSION);
+	begin_own("giving back an export");
+	if (kpg_operations_lock() == KPG_TABLES_READY)
+		(void) kpg_operations_return_job(&process->id);
+	end_own(process);
+}
+
 /* ---- the process ---- */
 
 /* PL functions and we ourselves add the query's text to what is logged. */
@@ -257,6 +327,8 @@ pin_settings(void)
 	static const char *const pinned[][2] = {
 		{"application_name", KPG_JOB_TYPE},
 		{"default_transaction_read_only", "off"},
+		/* The role that asked runs it, whatever role it becomes at its logins. */
+		{"role", "none"},
 		{"statement_timeout", "0"},
 		{"transaction_timeout", "0"}
 	};
@@ -291,12 +363,15 @@ kpg_job_main(Datum main_arg)
 	process.id = start.id;
 	process.id_text = DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(&start.id)));
 
+	before_shmem_exit(before_exit, PointerGetDatum(&process));
 	KPG_FAULT("job-start");
-	kpg_worker_job_lock(&process.id, true);
-	if (claim(&process))
+	if (kpg_worker_job_lock(&process.id))
+		claim(&process);
+	if (process.claimed)
 	{
 		KPG_FAULT("job-claimed");
 		run(&process);
+		process.claimed = false;
 	}
 	pgstat_report_activity(STATE_IDLE, NULL);
 	proc_exit(0);

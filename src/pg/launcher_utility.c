@@ -5,10 +5,14 @@
  * They lock the database, wait five seconds for others to leave, and give up.
  * Its worker looks for such a lock now and then; here it is told at once.  For
  * that the lock is taken a moment before the command would take it.
+ *
+ * Then the command waits here until the worker has left.  DROP DATABASE WITH
+ * (FORCE) would otherwise try to terminate it, which only superusers may.
  */
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "access/xlog.h"
 #include "catalog/pg_database.h"
 #include "commands/dbcommands.h"
 #include "miscadmin.h"
@@ -18,7 +22,12 @@
 
 #include "compat.h"
 #include "launcher_internal.h"
+#include "wait.h"
 #include "worker.h"
+
+/* With posts and jobs under way a worker needs little more than a second. */
+#define LEAVE_TIMEOUT_MS	3000
+#define LEAVE_PAUSE_MAX_MS	50
 
 static ProcessUtility_hook_type previous_hook;
 
@@ -76,17 +85,38 @@ wanted_database(Node *stmt, LOCKMODE *mode)
 	}
 }
 
-/* What the command would refuse, it refuses; then nobody has been disturbed. */
+static void
+wait_until_left(Oid database)
+{
+	int64		deadline = kpg_worker_now_ms() + LEAVE_TIMEOUT_MS;
+	int64		pause_ms = 1;
+
+	while (kpg_worker_is_in(database) && kpg_worker_now_ms() < deadline)
+	{
+		(void) kpg_wait_once(pause_ms, KPG_WAIT_WORKER);
+		pause_ms = Min(pause_ms * 2, LEAVE_PAUSE_MAX_MS);
+	}
+}
+
+/*
+ * A command that is refused for its role, or for where it is run, disturbs
+ * nobody.  After one that is refused for another reason the worker comes back
+ * if there is work.
+ */
 static void
 clear_database(const char *name, LOCKMODE mode)
 {
-	Oid			database = get_database_oid(name, true);
+	Oid			database;
 
+	if (RecoveryInProgress() || XactReadOnly)
+		return;
+	database = get_database_oid(name, true);
 	if (!OidIsValid(database) || database == MyDatabaseId ||
 		!kpg_compat_owns_database(database, GetUserId()))
 		return;
 	LockSharedObject(DatabaseRelationId, database, 0, mode);
 	kpg_worker_wake(database);
+	wait_until_left(database);
 }
 
 static void

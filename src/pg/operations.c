@@ -179,6 +179,10 @@ kpg_operations_exactly_once_name(KpgExactlyOnce value)
 KpgExactlyOnce
 kpg_operations_exactly_once(const char *name)
 {
+	if (name == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("%s must not be null", "exactly_once")));
 	for (int i = 0; i < (int) lengthof(exactly_once_names); i++)
 	{
 		if (strcmp(name, exactly_once_names[i]) == 0)

@@ -257,14 +257,19 @@ typedef struct KpgJob
 {
 	KpgOperationRequest request;
 	bool		create_table;
-	int			runs;			/* this one included */
 	int			nsettings;
 	char	  **setting_names;
 	char	  **setting_values;
 } KpgJob;
 
-/* pending -> running; all in the current context.  False: nothing to claim. */
-extern bool kpg_operations_claim_job(const pg_uuid_t *id, KpgJob *job);
+/*
+ * pending -> running; *runs is how often, this run included.  False: nothing to
+ * claim, or somebody else has the row locked.
+ */
+extern bool kpg_operations_claim_job(const pg_uuid_t *id, int *runs);
+
+/* A job that is claimed, in the current context.  Raises when it cannot be run. */
+extern void kpg_operations_load_job(const pg_uuid_t *id, KpgJob *job);
 
 /*
  * running -> staged, or succeeded when there is nothing to do in Kusto; like
@@ -280,6 +285,12 @@ extern bool kpg_operations_stage_job(const KpgOperationRequest *request, const K
  */
 extern bool kpg_operations_postpone_job(const pg_uuid_t *id, KpgState from, bool wait,
 										double seconds, const KpgFailure *failure);
+
+/*
+ * running -> pending, as if it had not been claimed.  False when it is not
+ * running any more, or somebody else is about to move it.
+ */
+extern bool kpg_operations_return_job(const pg_uuid_t *id);
 
 /* pending or running -> failed; false as above. */
 extern bool kpg_operations_fail_job(const pg_uuid_t *id, KpgState from, bool wait,
@@ -312,7 +323,8 @@ typedef struct KpgOpenBlob
 	bool		exactly_once;	/* has an ingest-by tag of its own */
 	int			post_attempts;
 	char	   *status_table;	/* NULL: not known */
-	TimestampTz posted_at;		/* 0: never */
+	TimestampTz posted_at;		/* 0: never; unless posted, by an earlier attempt
+								 * whose outcome is unknown */
 } KpgOpenBlob;
 
 typedef struct KpgOpenOperation
@@ -334,6 +346,7 @@ typedef struct KpgOpenOperation
 	TimestampTz creation_time;
 	bool		flush_immediately;
 	KpgState	state;			/* staged, posting or posted */
+	int			attempts;		/* times it was claimed: one, and one a retry */
 	int			total_blobs;
 	KpgOpenBlob *blobs;			/* those that are not finished, by ordinal */
 	int			nblobs;
@@ -374,6 +387,9 @@ extern List *kpg_operations_unfinished(KpgSweep *sweep, int limit, bool *jobs);
  * tried, -1: none.  In the current context.
  */
 extern KpgJobRow *kpg_operations_jobs(int limit, int *n, int64 *next_ms);
+
+/* Puts those first that are pending, in any order; how many they are. */
+extern int	kpg_operations_pending(pg_uuid_t *ids, int n);
 
 /* Unfinished ones that another cluster or database recorded. */
 extern int64 kpg_operations_count_foreign(void);

@@ -3,6 +3,9 @@
  *	  Operations whose query a job's process runs: submitting, finding,
  *	  claiming, staging, giving back and failing them.
  *
+ * Their queries name staged_at, which none of them has: so they read an index
+ * of their own, however many exports wait for their outcome.
+ *
  * Until a job's transaction commits, with the query's effects and the staged
  * blobs at once, nothing of a run is there: what has lost its process can be
  * run again.
@@ -23,9 +26,9 @@
 
 /* What of a session decides about the meaning of a query, the result, or its form. */
 static const char *const recorded_settings[] = {
-	"search_path", "standard_conforming_strings", "transform_null_equals", "array_nulls",
-	"default_text_search_config", "xmloption",
-	"TimeZone", "DateStyle", "IntervalStyle", "extra_float_digits", "bytea_output",
+	"search_path", "standard_conforming_strings", "backslash_quote", "transform_null_equals", "array_nulls",
+	"row_security", "gin_fuzzy_search_limit", "default_text_search_config", "xmloption", "xmlbinary",
+	"TimeZone", "timezone_abbreviations", "DateStyle", "IntervalStyle", "extra_float_digits", "bytea_output",
 	"lc_monetary", "lc_numeric", "lc_time",
 	"kusto_ingest.max_blob_size", "kusto_ingest.compression_level", "kusto_ingest.job_timeout"
 };
@@ -44,17 +47,20 @@ static const char insert_pending[] =
 static const char select_jobs[] =
 "SELECT j.* FROM ("
 "SELECT o.id, o.owner, o.state, o.runs, o.created_at, NULL::timestamptz AS next"
-" FROM kusto.operation o WHERE o.finished_at IS NULL AND o.state = 'running'"
+" FROM kusto.operation o WHERE o.finished_at IS NULL AND o.staged_at IS NULL AND o.state = 'running'"
 " AND o.system_identifier = $1 AND o.database_oid = $2"
 " UNION ALL (SELECT o.id, o.owner, o.state, o.runs, o.created_at, NULL"
-" FROM kusto.operation o WHERE o.finished_at IS NULL AND o.state = 'pending'"
+" FROM kusto.operation o WHERE o.finished_at IS NULL AND o.staged_at IS NULL AND o.state = 'pending'"
 " AND o.system_identifier = $1 AND o.database_oid = $2"
 " AND coalesce(o.not_before <= clock_timestamp(), true)"
 " ORDER BY o.created_at, o.id LIMIT $3)"
 " UNION ALL SELECT NULL, NULL, NULL, NULL, NULL, min(o.not_before)"
-" FROM kusto.operation o WHERE o.finished_at IS NULL AND o.state = 'pending'"
+" FROM kusto.operation o WHERE o.finished_at IS NULL AND o.staged_at IS NULL AND o.state = 'pending'"
 " AND o.system_identifier = $1 AND o.database_oid = $2 AND o.not_before > clock_timestamp()"
 ") j ORDER BY j.id IS NULL, j.created_at, j.id";
+
+static const char select_pending[] =
+"SELECT o.id FROM kusto.operation o WHERE o.id = ANY ($1) AND o.state = 'pending'";
 
 static const char select_claimed[] =
 "SELECT o.server, o.database, o.table_name, o.mode, o.source, o.query, o.options ->> 'mapping',"
@@ -66,10 +72,10 @@ static const char select_claimed[] =
 " (o.options ->> 'creation_time')::timestamptz,"
 " coalesce((o.options ->> 'flush_immediately')::boolean, false),"
 " coalesce((o.options ->> 'create_table')::boolean, false),"
-" o.options ->> 'on_type_error', o.options ->> 'exactly_once', o.runs,"
+" o.options ->> 'on_type_error', o.options ->> 'exactly_once', o.owner,"
 " ARRAY(SELECT s.key FROM jsonb_each_text(o.options -> 'settings') AS s ORDER BY s.key),"
 " ARRAY(SELECT s.value FROM jsonb_each_text(o.options -> 'settings') AS s ORDER BY s.key)"
-" FROM kusto.operation o WHERE o.id = $1 AND o.owner = $2 AND o.state = 'running'";
+" FROM kusto.operation o WHERE o.id = $1 AND o.state = 'running'";
 
 /* Rows written while a job runs are its own: nobody else changes these columns. */
 static const char update_result[] =
@@ -78,10 +84,13 @@ static const char update_result[] =
 " WHERE id = $1 AND state = 'running'";
 
 static const char lock_in_state[] =
-"SELECT FROM kusto.operation o WHERE o.id = $1 AND o.state = $2 FOR NO KEY UPDATE";
+"SELECT o.runs FROM kusto.operation o WHERE o.id = $1 AND o.state = $2 FOR NO KEY UPDATE";
 
 static const char lock_in_state_now[] =
-"SELECT FROM kusto.operation o WHERE o.id = $1 AND o.state = $2 FOR NO KEY UPDATE SKIP LOCKED";
+"SELECT o.runs FROM kusto.operation o WHERE o.id = $1 AND o.state = $2 FOR NO KEY UPDATE SKIP LOCKED";
+
+static const char uncount_run[] =
+"UPDATE kusto.operation SET runs = runs - 1 WHERE id = $1 AND state = 'pending'";
 
 static const char update_not_before[] =
 "UPDATE kusto.operation SET not_before = clock_timestamp() + make_interval(secs => $2)"
@@ -195,6 +204,26 @@ kpg_operations_jobs(int limit, int *n, int64 *next_ms)
 	return jobs;
 }
 
+int
+kpg_operations_pending(pg_uuid_t *ids, int n)
+{
+	Datum	   *values = palloc(sizeof(Datum) * (Size) Max(n, 1));
+	KpgSqlScope scope;
+	KpgSqlArg	arg;
+	int			pending;
+	bool		isnull;
+
+	for (int i = 0; i < n; i++)
+		values[i] = UUIDPGetDatum(&ids[i]);
+	kpg_operations_enter(&scope);
+	arg = kpg_operations_arg(UUIDARRAYOID, PointerGetDatum(construct_array(values, n, UUIDOID, UUID_LEN, false, TYPALIGN_CHAR)));
+	pending = (int) kpg_operations_execute(select_pending, &arg, 1, SPI_OK_SELECT, 0);
+	for (int i = 0; i < pending; i++)
+		ids[i] = *DatumGetUUIDP(kpg_operations_value((uint64) i, 1, &isnull));
+	kpg_operations_leave(&scope);
+	return pending;
+}
+
 /* ---- what the job's process does ---- */
 
 /* NULL for null; in context. */
@@ -251,36 +280,68 @@ read_claimed(MemoryContext context, const pg_uuid_t *id, KpgJob *job)
 	job->create_table = DatumGetBool(kpg_operations_value(0, 12, &isnull));
 	request->on_type_error = kpg_operations_string(context, 0, 13);
 	request->exactly_once = kpg_operations_exactly_once(kpg_operations_string(context, 0, 14));
-	job->runs = DatumGetInt32(kpg_operations_value(0, 15, &isnull));
+	request->owner = DatumGetObjectId(kpg_operations_value(0, 15, &isnull));
 	job->setting_names = read_texts(context, 16, &job->nsettings);
 	job->setting_values = read_texts(context, 17, &job->nsettings);
 }
 
+/* Inside a scope. */
+static bool
+lock_job(const pg_uuid_t *id, KpgState state, bool wait)
+{
+	const KpgSqlArg args[] = {
+		kpg_operations_uuid_arg(id),
+		kpg_operations_text_arg(kpg_operations_state_name(state))
+	};
+
+	return kpg_operations_execute(wait ? lock_in_state : lock_in_state_now, args, lengthof(args),
+								  SPI_OK_SELECT, 0) == 1;
+}
+
 bool
-kpg_operations_claim_job(const pg_uuid_t *id, KpgJob *job)
+kpg_operations_claim_job(const pg_uuid_t *id, int *runs)
+{
+	KpgSqlScope scope;
+	bool		claimed;
+	bool		isnull;
+
+	kpg_operations_enter(&scope);
+	/* Whoever has it locked may be long: processes that wait for him are in the way of other jobs. */
+	claimed = lock_job(id, KPG_STATE_PENDING, false);
+	if (claimed)
+	{
+		*runs = DatumGetInt32(kpg_operations_value(0, 1, &isnull)) + 1;
+		claimed = kpg_operations_move(id, KPG_STATE_RUNNING, false);
+	}
+	kpg_operations_leave(&scope);
+	return claimed;
+}
+
+static void
+raise_not_running(const pg_uuid_t *id)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_QUERY_CANCELED),
+			 errmsg("operation %s is not running any more",
+					DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(id))))));
+}
+
+void
+kpg_operations_load_job(const pg_uuid_t *id, KpgJob *job)
 {
 	MemoryContext context = CurrentMemoryContext;
 	Oid			userid = GetUserId();
 	KpgSqlScope scope;
-	bool		claimed;
+	KpgSqlArg	arg;
 
 	kpg_operations_enter(&scope);
-	claimed = kpg_operations_move(id, KPG_STATE_RUNNING, false);
-	if (claimed)
-	{
-		const KpgSqlArg args[] = {
-			kpg_operations_uuid_arg(id),
-			kpg_operations_arg(OIDOID, ObjectIdGetDatum(userid))
-		};
-
-		if (kpg_operations_execute(select_claimed, args, lengthof(args), SPI_OK_SELECT, 0) != 1)
-			elog(ERROR, "operation that was claimed is not of role %u", userid);
-		read_claimed(context, id, job);
-	}
+	arg = kpg_operations_uuid_arg(id);
+	if (kpg_operations_execute(select_claimed, &arg, 1, SPI_OK_SELECT, 0) != 1)
+		raise_not_running(id);
+	read_claimed(context, id, job);
 	kpg_operations_leave(&scope);
-	if (claimed)
-		job->request.owner = userid;
-	return claimed;
+	if (job->request.owner != userid)
+		elog(ERROR, "operation that was claimed is not of role %u", userid);
 }
 
 bool
@@ -309,10 +370,7 @@ kpg_operations_stage_job(const KpgOperationRequest *request, const KcIngest *ing
 		(void) kpg_operations_execute(update_result, args, lengthof(args), SPI_OK_UPDATE, 0);
 	}
 	if (!kpg_operations_move(&request->id, to_do ? KPG_STATE_STAGED : KPG_STATE_SUCCEEDED, false))
-		ereport(ERROR,
-				(errcode(ERRCODE_QUERY_CANCELED),
-				 errmsg("operation %s is not running any more",
-						DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(&request->id))))));
+		raise_not_running(&request->id);
 	if (nblobs > 0)
 		kpg_operations_stage_blobs(request, ingest, GetCurrentTimestamp());
 	kpg_operations_leave(&scope);
@@ -320,18 +378,6 @@ kpg_operations_stage_job(const KpgOperationRequest *request, const KcIngest *ing
 }
 
 /* ---- when it does not run to its end ---- */
-
-static bool
-lock_job(const pg_uuid_t *id, KpgState state, bool wait)
-{
-	const KpgSqlArg args[] = {
-		kpg_operations_uuid_arg(id),
-		kpg_operations_text_arg(kpg_operations_state_name(state))
-	};
-
-	return kpg_operations_execute(wait ? lock_in_state : lock_in_state_now, args, lengthof(args),
-								  SPI_OK_SELECT, 0) == 1;
-}
 
 static void
 set_not_before(const pg_uuid_t *id, double seconds)
@@ -360,6 +406,25 @@ kpg_operations_postpone_job(const pg_uuid_t *id, KpgState from, bool wait, doubl
 		if (from == KPG_STATE_RUNNING)
 			(void) kpg_operations_move(id, KPG_STATE_PENDING, true);
 		set_not_before(id, seconds);
+	}
+	kpg_operations_leave(&scope);
+	return found;
+}
+
+bool
+kpg_operations_return_job(const pg_uuid_t *id)
+{
+	KpgSqlScope scope;
+	KpgSqlArg	arg;
+	bool		found;
+
+	kpg_operations_enter(&scope);
+	found = lock_job(id, KPG_STATE_RUNNING, false);
+	if (found)
+	{
+		(void) kpg_operations_move(id, KPG_STATE_PENDING, false);
+		arg = kpg_operations_uuid_arg(id);
+		(void) kpg_operations_execute(uncount_run, &arg, 1, SPI_OK_UPDATE, 0);
 	}
 	kpg_operations_leave(&scope);
 	return found;

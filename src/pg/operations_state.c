@@ -48,7 +48,10 @@ static const uint32 operation_moves[KPG_STATE_COUNT] = {
 	[KPG_STATE_CANCELLED] = FROM(PENDING) | FROM(RUNNING) | FROM(STAGED)
 };
 
-/* A blob whose post is in doubt is unknown without ever having been posted. */
+/*
+ * A blob whose post is in doubt is unknown without ever having been posted, and
+ * one that was unknown and is given up before its retry is so again.
+ */
 static const uint32 blob_moves[KPG_STATE_COUNT] = {
 	[KPG_STATE_STAGED] = FROM(FAILED) | FROM(UNKNOWN),
 	[KPG_STATE_POSTING] = FROM(STAGED) | FROM(POSTING),
@@ -57,7 +60,7 @@ static const uint32 blob_moves[KPG_STATE_COUNT] = {
 	[KPG_STATE_PARTIALLY_SUCCEEDED] = FROM(POSTED),
 	[KPG_STATE_FAILED] = FROM(STAGED) | FROM(POSTING) | FROM(POSTED),
 	[KPG_STATE_SKIPPED] = FROM(POSTED),
-	[KPG_STATE_UNKNOWN] = FROM(POSTING) | FROM(POSTED),
+	[KPG_STATE_UNKNOWN] = FROM(STAGED) | FROM(POSTING) | FROM(POSTED),
 	[KPG_STATE_CANCELLED] = FROM(STAGED)
 };
 
@@ -78,12 +81,14 @@ static const char update_operation[] =
 
 /*
  * A blob that is staged again starts anew, but for its status table: one blob
- * has one row there.
+ * has one row there.  When what became of it is unknown, posted_at tells that it
+ * has perhaps been posted.
  */
 static const char update_blob[] =
 "UPDATE kusto.blob SET state = $1,"
 " post_attempts = post_attempts + CASE WHEN $1 = 'posting' THEN 1 ELSE 0 END,"
-" posted_at = CASE $1 WHEN 'posted' THEN clock_timestamp() WHEN 'staged' THEN NULL ELSE posted_at END,"
+" posted_at = CASE WHEN $1 = 'posted' OR ($1 = 'staged' AND state = 'unknown' AND posted_at IS NULL)"
+" THEN clock_timestamp() WHEN $1 <> 'staged' OR state = 'unknown' THEN posted_at END,"
 " finished_at = CASE WHEN $2 THEN clock_timestamp() END,"
 " status_table = coalesce($3, status_table),"
 " error_code = CASE WHEN $1 <> 'staged' THEN coalesce($6, error_code) END,"

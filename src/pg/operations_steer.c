@@ -22,7 +22,7 @@
 /* Operations a purge deletes by one statement. */
 #define PURGE_BATCH 1000
 
-static const char lock_operation[] =
+static const char lock_with_command[] =
 "SELECT o.state, o.staged_at IS NOT NULL AND o.table_command IS NOT NULL, o.blobs"
 " FROM kusto.operation o WHERE o.id = $1 FOR NO KEY UPDATE";
 
@@ -113,7 +113,7 @@ lock_for_steering(const pg_uuid_t *id, LockedOperation *operation)
 	bool		isnull;
 
 	/* It was there a moment ago, but perhaps not in this transaction's snapshot. */
-	if (kpg_operations_execute(lock_operation, &arg, 1, SPI_OK_SELECT, 0) == 0)
+	if (kpg_operations_execute(lock_with_command, &arg, 1, SPI_OK_SELECT, 0) == 0)
 	{
 		if (IsolationUsesXactSnapshot())
 			ereport(ERROR,

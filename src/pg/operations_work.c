@@ -22,12 +22,12 @@
 
 /*
  * Appended to a look at other operations, as the last row: one query for both.
- * It stops at the first job.
+ * It stops at the first job, and has an index for that (operations_job.c).
  */
 #define WITH_JOBS(selected) \
 "SELECT w.id, w.created_at FROM ((" selected ") UNION ALL" \
 " (SELECT NULL, NULL FROM kusto.operation o" \
-" WHERE o.finished_at IS NULL AND o.state IN ('pending', 'running')" \
+" WHERE o.finished_at IS NULL AND o.staged_at IS NULL AND o.state IN ('pending', 'running')" \
 " AND o.system_identifier = $1 AND o.database_oid = $2 LIMIT 1)) w" \
 " ORDER BY w.created_at NULLS LAST, w.id"
 
@@ -62,7 +62,7 @@ static const char select_operation[] =
 " ARRAY(SELECT t.tag FROM jsonb_array_elements_text(o.options -> 'ingest_if_not_exists')"
 " WITH ORDINALITY AS t (tag, n) ORDER BY t.n),"
 " (o.options ->> 'creation_time')::timestamptz,"
-" coalesce((o.options ->> 'flush_immediately')::boolean, false)"
+" coalesce((o.options ->> 'flush_immediately')::boolean, false), o.attempts"
 " FROM kusto.operation o"
 " WHERE o.id = $1 AND o.state IN ('staged', 'posting', 'posted')";
 
@@ -280,6 +280,7 @@ read_operation(MemoryContext context, const pg_uuid_t *id)
 	operation->creation_time = DatumGetTimestampTz(kpg_operations_value(0, 11, &isnull));
 	operation->has_creation_time = !isnull;
 	operation->flush_immediately = DatumGetBool(kpg_operations_value(0, 12, &isnull));
+	operation->attempts = DatumGetInt32(kpg_operations_value(0, 13, &isnull));
 	return operation;
 }
 

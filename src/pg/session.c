@@ -188,7 +188,7 @@ check_lent_identity(ForeignServer *server, const KpgMappingOptions *mapping)
 
 static void
 fill_config(KcClientConfig *config, const KpgServerOptions *server,
-			const KpgMappingOptions *mapping, Oid userid)
+			const KpgMappingOptions *mapping, Oid userid, bool shared)
 {
 	memset(config, 0, sizeof(*config));
 	config->engine_uri = kpg_session_utf8(server->engine_uri);
@@ -211,7 +211,7 @@ fill_config(KcClientConfig *config, const KpgServerOptions *server,
 	config->stall_timeout_ms = kpg_stall_timeout_ms;
 	/* To the core zero is "without a limit"; to us it is "never again". */
 	config->retry_total_ms = Max(kpg_retry_timeout_ms, 1);
-	config->cache = kpg_shared_cache();
+	config->cache = shared ? kpg_shared_cache() : NULL;
 }
 
 static char *
@@ -224,7 +224,7 @@ principal_of(const KpgMappingOptions *mapping)
 
 /* seen: how many invalidations there were before server and mapping were read. */
 static SessionEntry *
-make_entry(ForeignServer *server, UserMapping *mapping, Oid userid, uint64 seen)
+make_entry(ForeignServer *server, UserMapping *mapping, Oid userid, bool shared, uint64 seen)
 {
 	KpgServerOptions server_options;
 	KpgMappingOptions mapping_options;
@@ -239,7 +239,7 @@ make_entry(ForeignServer *server, UserMapping *mapping, Oid userid, uint64 seen)
 	kpg_options_server(server->options, &server_options);
 	kpg_options_mapping(mapping->options, &mapping_options);
 	check_lent_identity(server, &mapping_options);
-	fill_config(&config, &server_options, &mapping_options, userid);
+	fill_config(&config, &server_options, &mapping_options, userid, shared);
 
 	context = AllocSetContextCreate(CurrentMemoryContext, "kusto_ingest client", ALLOCSET_DEFAULT_SIZES);
 	MemoryContextCopyAndSetIdentifier(context, server->servername);
@@ -295,7 +295,7 @@ kpg_session_acquire(Oid serverid, Oid userid)
 		}
 	}
 	if (found == NULL)
-		found = make_entry(server, mapping, userid, seen);
+		found = make_entry(server, mapping, userid, true, seen);
 	else
 	{
 		KpgMappingOptions options;
@@ -340,6 +340,28 @@ kpg_session_acquire_in(MemoryContext context, Oid serverid, Oid userid)
 	callback->arg = session;
 	MemoryContextRegisterResetCallback(context, callback);
 	return session;
+}
+
+KpgSession *
+kpg_session_acquire_fresh_in(MemoryContext context, Oid serverid, Oid userid)
+{
+	MemoryContextCallback *callback = MemoryContextAllocZero(context, sizeof(MemoryContextCallback));
+	ForeignServer *server;
+	SessionEntry *entry;
+
+	initialize();
+	sweep();
+	server = GetForeignServer(serverid);
+	entry = make_entry(server, find_mapping(server, userid), userid, false, invalidations);
+
+	/* Nobody finds it, and the next sweep frees it. */
+	entry->valid = false;
+	entry->holders = 1;
+	callback->func = release_callback;
+	callback->arg = &entry->session;
+	MemoryContextRegisterResetCallback(context, callback);
+	kpg_report_target(entry->session.database, entry->session.principal);
+	return &entry->session;
 }
 
 const char *

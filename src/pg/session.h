@@ -48,6 +48,12 @@ extern void kpg_session_release(KpgSession *session);
 /* Acquire, and release when the memory context is reset or deleted. */
 extern KpgSession *kpg_session_acquire_in(MemoryContext context, Oid serverid, Oid userid);
 
+/*
+ * As before, but a client of its own, which nobody else gets, and which asks
+ * the service for all that other clients may already have been told.
+ */
+extern KpgSession *kpg_session_acquire_fresh_in(MemoryContext context, Oid serverid, Oid userid);
+
 /* A string of the server's as the core wants it: UTF-8; NULL stays NULL. */
 extern char *kpg_session_utf8(const char *text);
 

@@ -145,6 +145,17 @@ cache_put(void *arg, const KcCacheKey *key, KcCacheKind kind, const KcCacheValue
 	return version;
 }
 
+static bool
+cache_prolong(void *arg, const KcCacheKey *key, KcCacheKind kind, uint64_t lease, int64_t at_ms)
+{
+	bool		ours;
+
+	LWLockAcquire(lock, LW_EXCLUSIVE);
+	ours = kc_cache_table_prolong(table, key, kind, lease, at_ms);
+	LWLockRelease(lock);
+	return ours;
+}
+
 static void
 cache_release(void *arg, const KcCacheKey *key, KcCacheKind kind, uint64_t lease, bool failed,
 			  int64_t at_ms)
@@ -159,6 +170,7 @@ static const KcCache cache = {
 	.ask = cache_ask,
 	.done = cache_done,
 	.put = cache_put,
+	.prolong = cache_prolong,
 	.release = cache_release
 };
 

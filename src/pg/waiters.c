@@ -15,29 +15,18 @@
 #include "access/xact.h"
 #include "miscadmin.h"
 #include "nodes/pg_list.h"
-#include "port/pg_bswap.h"
 #include "storage/latch.h"
 #include "storage/lock.h"
 #include "storage/proc.h"
 #include "utils/memutils.h"
 
 #include "compat.h"
+#include "fault.h"
+#include "lock.h"
 #include "waiters.h"
-
-/* In pg_locks: objsubid; classid and objid are the operation's first 64 bits. */
-#define LOCK_FIELD4 0x4b57		/* "KW" */
 
 static bool callback_registered;
 static List *ended;				/* by the current transaction; pg_uuid_t * in its context */
-
-static void
-lock_tag(LOCKTAG *tag, const pg_uuid_t *id)
-{
-	uint32		fields[2];
-
-	memcpy(fields, id->data, sizeof(fields));
-	SET_LOCKTAG_ADVISORY(*tag, MyDatabaseId, pg_ntoh32(fields[0]), pg_ntoh32(fields[1]), LOCK_FIELD4);
-}
 
 void
 kpg_waiters_announce(const pg_uuid_t *id)
@@ -45,7 +34,7 @@ kpg_waiters_announce(const pg_uuid_t *id)
 	LOCKTAG		tag;
 
 	/* Nobody takes it in a mode that conflicts. */
-	lock_tag(&tag, id);
+	kpg_lock_tag(&tag, id, KPG_LOCK_WAITER);
 	(void) LockAcquire(&tag, ShareLock, false, false);
 }
 
@@ -54,7 +43,7 @@ kpg_waiters_withdraw(const pg_uuid_t *id)
 {
 	LOCKTAG		tag;
 
-	lock_tag(&tag, id);
+	kpg_lock_tag(&tag, id, KPG_LOCK_WAITER);
 	(void) LockRelease(&tag, ShareLock, false);
 }
 
@@ -67,7 +56,7 @@ wake(const pg_uuid_t *id)
 	VirtualTransactionId *waiters;
 	int			n;
 
-	lock_tag(&tag, id);
+	kpg_lock_tag(&tag, id, KPG_LOCK_WAITER);
 	waiters = GetLockConflicts(&tag, ExclusiveLock, &n);
 	for (int i = 0; i < n; i++)
 	{
@@ -80,16 +69,23 @@ wake(const pg_uuid_t *id)
 	pfree(waiters);
 }
 
-/* Memory may run out; nothing else in here raises. */
+/*
+ * Memory may run out; nothing else in here raises.  An error forgets that the
+ * commit holds off interrupts, and the commit would end that once more: from
+ * then on the process could not be interrupted.
+ */
 static void
 wake_all(void)
 {
 	MemoryContext context = CurrentMemoryContext;
+	uint32		interrupts_held = InterruptHoldoffCount;
+	uint32		cancels_held = QueryCancelHoldoffCount;
 
 	PG_TRY();
 	{
 		ListCell   *cell;
 
+		KPG_FAULT("waiters-due");
 		foreach(cell, ended)
 			wake(lfirst(cell));
 	}
@@ -97,6 +93,8 @@ wake_all(void)
 	{
 		MemoryContextSwitchTo(context);
 		FlushErrorState();
+		InterruptHoldoffCount = interrupts_held;
+		QueryCancelHoldoffCount = cancels_held;
 	}
 	PG_END_TRY();
 }

@@ -224,7 +224,8 @@ leave_database(void)
 /*
  * The extension has been updated while we go on with the library that we have.
  * Another process loads the new one, unless the postmaster has preloaded the
- * old one; only one tries, for the file may be as old as ours.
+ * old one; only one tries, for the file may be as old as ours.  Jobs that run
+ * go on with the library that they began with.
  */
 void
 kpg_worker_retire(const char *installed)
@@ -240,6 +241,17 @@ kpg_worker_retire(const char *installed)
 	release_locks();
 	if (!kpg_version_is_preloaded() && !renewed)
 		(void) kpg_worker_renew();
+	proc_exit(0);
+}
+
+void
+kpg_worker_end_without_tables(void)
+{
+	kpg_worker_jobs_stop();
+	/* In this order: worker_start.c tells why. */
+	release_locks();
+	CommitTransactionCommand();
+	ereport(DEBUG1, (errmsg_internal("kusto_ingest worker ends: the extension is not there")));
 	proc_exit(0);
 }
 

@@ -47,8 +47,12 @@ extern bool kpg_worker_runs_in(Oid database);
 extern bool kpg_worker_database_is_free(Oid database);
 extern struct BackgroundWorkerHandle *kpg_worker_start_in(Oid database, pid_t notify_pid);
 
-/* Wake the database's worker, if it has one. */
+/*
+ * Wake the database's worker, if it has one.  Is one connected to it, perhaps
+ * on its way out?
+ */
 extern void kpg_worker_wake(Oid database);
+extern bool kpg_worker_is_in(Oid database);
 
 /* Monotonic. */
 extern int64 kpg_worker_now_ms(void);

@@ -32,19 +32,32 @@ as_passing(const KcError *err)
 	return passing;
 }
 
-bool
-kpg_worker_retry(KcRetry *retry, const KcError *err, int64 *due_ms)
+void
+kpg_worker_retry_begin(KcRetry *retry)
 {
 	static KcRetryPolicy policy = {.base_ms = RETRY_BASE_MS,.cap_ms = RETRY_CAP_MS};
-	KcError		passing = as_passing(err);
-	int64_t		wait_ms;
 
 	/* Zero would mean "no bound" to the core. */
 	policy.max_attempts = kpg_post_timeout_s == 0 ? 1 : 0;
 	policy.max_total_ms = (int64_t) kpg_post_timeout_s * 1000;
-
 	if (retry->attempt == 0)
 		kc_retry_begin(retry, &policy, &kc_clock_system);
+}
+
+bool
+kpg_worker_retry_is_over(const KcRetry *retry)
+{
+	return retry->attempt > 0 &&
+		kpg_worker_now_ms() - retry->started_ms >= (int64) kpg_post_timeout_s * 1000;
+}
+
+bool
+kpg_worker_retry(KcRetry *retry, const KcError *err, int64 *due_ms)
+{
+	KcError		passing = as_passing(err);
+	int64_t		wait_ms;
+
+	kpg_worker_retry_begin(retry);
 	if (!kc_retry_again(retry, &passing, &wait_ms))
 		return false;
 	*due_ms = kpg_worker_now_ms() + wait_ms;

@@ -72,8 +72,12 @@ struct BackgroundWorkerHandle;
 extern struct BackgroundWorkerHandle *kpg_worker_register(pid_t notify_pid);
 extern struct BackgroundWorkerHandle *kpg_worker_renew(void);
 
-/* End the process, in a transaction, because the library is too old (worker.c). */
+/*
+ * End the process (worker.c), in a transaction: because the library is too
+ * old; because the extension is gone, with the guard held until the end.
+ */
 extern void kpg_worker_retire(const char *installed);
+extern void kpg_worker_end_without_tables(void);
 
 /* ---- a job's process (worker_job.c); entry point kpg_job_main() in job.c ---- */
 
@@ -98,8 +102,11 @@ extern KpgFailure *kpg_worker_job_failure(int sqlstate, char *message, char *det
 extern struct BackgroundWorkerHandle *kpg_worker_job_register(const KpgWorkerJobStart *start,
 															  pid_t notify_pid);
 
-/* Take the job's lock, for the session or the transaction; waits for it. */
-extern void kpg_worker_job_lock(const pg_uuid_t *id, bool session);
+/* Take the job's lock, until the process ends.  False: another process has it. */
+extern bool kpg_worker_job_lock(const pg_uuid_t *id);
+
+/* Who has it takes it for the transaction, too. */
+extern void kpg_worker_job_keep_lock(const pg_uuid_t *id);
 
 /* Does a process have the job's lock? */
 extern bool kpg_worker_job_is_alive(const pg_uuid_t *id);
@@ -152,6 +159,7 @@ typedef struct WorkChange
 	bool		by_post;		/* on its way there it has been posted */
 	bool		in_doubt;		/* whether it has been posted is not known */
 	bool		status_row;		/* its row is in the status table */
+	bool		row_missing;	/* it was asked, and has none: nothing was posted */
 	int64		due_ms;			/* nothing more before */
 	KpgBlobNews news;			/* in scratch */
 	KpgFailure *failure;		/* for the operation, in scratch; NULL: none */
@@ -164,9 +172,11 @@ typedef struct WorkBlob
 	bool		polling;		/* which */
 	bool		held;			/* counts in its lane's nposting */
 	bool		in_doubt;		/* state posting: perhaps it has been posted */
-	bool		doubted;		/* was in doubt, and no sign has ended the doubt */
+	bool		doubted;		/* a message of which nothing is known may have been
+								 * sent */
 	bool		retried;		/* of kusto_retry(): posted before, to some end */
-	bool		status_row;		/* an earlier try wrote it */
+	bool		status_row;		/* an earlier try wrote it; if retried, one of this
+								 * process */
 	int			trouble;		/* what was noted last, lest it be noted again */
 	int64		due_ms;
 	int64		since_ms;		/* posted, or in doubt, since */
@@ -220,6 +230,9 @@ extern bool kpg_worker_tell_foreign(void);
 
 /* Is nothing in memory, and did the last full look find nothing either? */
 extern bool kpg_worker_is_idle(void);
+
+/* Is it being retried although an earlier attempt has perhaps posted it? */
+extern bool kpg_worker_was_unknown(const KpgOpenBlob *row);
 
 /* Drop it from memory, with all that is under way. */
 extern void kpg_worker_forget(WorkOperation *op);
@@ -290,7 +303,13 @@ extern void kpg_worker_task_ends(KcTask *task); /* frees it; NULL is fine */
  */
 extern bool kpg_worker_retry(KcRetry *retry, const KcError *err, int64 *due_ms);
 
-/* The same for an error of PostgreSQL. */
+/* The tries begin, unless they have. */
+extern void kpg_worker_retry_begin(KcRetry *retry);
+
+/* Have they lasted for kusto_ingest.post_timeout? */
+extern bool kpg_worker_retry_is_over(const KcRetry *retry);
+
+/* The same as kpg_worker_retry() for an error of PostgreSQL. */
 extern bool kpg_worker_retry_from(KcRetry *retry, const ErrorData *error, int64 *due_ms);
 
 /* The texts for an operation's row; in its scratch context. */

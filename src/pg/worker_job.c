@@ -15,7 +15,6 @@
 #include "catalog/pg_authid.h"
 #include "commands/dbcommands.h"
 #include "miscadmin.h"
-#include "port/pg_bswap.h"
 #include "postmaster/bgworker.h"
 #include "storage/lock.h"
 #include "storage/proc.h"
@@ -23,34 +22,41 @@
 #include "utils/syscache.h"
 
 #include "compat.h"
+#include "lock.h"
 #include "wait.h"
 #include "worker.h"
 #include "worker_internal.h"
 
-/* In pg_locks: objsubid; classid and objid are the operation's first 64 bits. */
-#define LOCK_FIELD4 0x4b4a		/* "KJ" */
-
 /* A process between two transactions is in the next one soon. */
 #define FIND_TIMEOUT_MS 1000
 #define FIND_PAUSE_MS	2
+/* Who probes the lock has it for a moment; another process of the same job, for long. */
+#define LOCK_TIMEOUT_MS 1000
+#define LOCK_PAUSE_MS	10
 
-static void
-lock_tag(LOCKTAG *tag, const pg_uuid_t *id)
+bool
+kpg_worker_job_lock(const pg_uuid_t *id)
 {
-	uint32		fields[2];
+	int64		deadline = kpg_worker_now_ms() + LOCK_TIMEOUT_MS;
+	LOCKTAG		tag;
 
-	memcpy(fields, id->data, sizeof(fields));
-	/* In network order, as the view kusto.workers computes them. */
-	SET_LOCKTAG_ADVISORY(*tag, MyDatabaseId, pg_ntoh32(fields[0]), pg_ntoh32(fields[1]), LOCK_FIELD4);
+	kpg_lock_tag(&tag, id, KPG_LOCK_JOB);
+	while (LockAcquire(&tag, ExclusiveLock, true, true) == LOCKACQUIRE_NOT_AVAIL)
+	{
+		if (kpg_worker_now_ms() >= deadline)
+			return false;
+		(void) kpg_wait_once(LOCK_PAUSE_MS, KPG_WAIT_WORKER);
+	}
+	return true;
 }
 
 void
-kpg_worker_job_lock(const pg_uuid_t *id, bool session)
+kpg_worker_job_keep_lock(const pg_uuid_t *id)
 {
 	LOCKTAG		tag;
 
-	lock_tag(&tag, id);
-	(void) LockAcquire(&tag, ExclusiveLock, session, false);
+	kpg_lock_tag(&tag, id, KPG_LOCK_JOB);
+	(void) LockAcquire(&tag, ExclusiveLock, false, false);
 }
 
 bool
@@ -58,7 +64,7 @@ kpg_worker_job_is_alive(const pg_uuid_t *id)
 {
 	LOCKTAG		tag;
 
-	lock_tag(&tag, id);
+	kpg_lock_tag(&tag, id, KPG_LOCK_JOB);
 	if (LockAcquire(&tag, ShareLock, true, true) == LOCKACQUIRE_NOT_AVAIL)
 		return true;
 	(void) LockRelease(&tag, ShareLock, true);
@@ -71,19 +77,21 @@ find_in_transaction(const pg_uuid_t *id)
 {
 	LOCKTAG		tag;
 	VirtualTransactionId *holders;
+	PGPROC	   *found = NULL;
 	int			n;
 
-	lock_tag(&tag, id);
+	kpg_lock_tag(&tag, id, KPG_LOCK_JOB);
 	holders = GetLockConflicts(&tag, ShareLock, &n);
-	for (int i = 0; i < n; i++)
+	for (int i = 0; i < n && found == NULL; i++)
 	{
 		PGPROC	   *proc = kpg_compat_vxid_proc(holders[i]);
 		const char *type = proc == NULL ? NULL : GetBackgroundWorkerTypeByPid(proc->pid);
 
 		if (type != NULL && strcmp(type, KPG_JOB_TYPE) == 0)
-			return proc;
+			found = proc;
 	}
-	return NULL;
+	pfree(holders);
+	return found;
 }
 
 PGPROC *

@@ -6,7 +6,9 @@
  * The tables say what is to be run, locks say what runs (worker_job.c), and
  * memory holds the processes that this worker has started, or found running.
  * A process claims its operation by itself, so one that is started twice, by
- * a worker and its successor, does no harm.
+ * a worker and its successor, does no harm.  It waits for nobody who has the
+ * row locked, an open kusto_cancel() for instance: it ends, and other jobs run
+ * until this one is tried again.
  */
 #include "postgres.h"
 
@@ -24,6 +26,7 @@
 #include "worker_internal.h"
 
 #define AGAIN_MS		500		/* the tables were locked, or a row */
+#define AGAIN_MAX_MS	8000	/* the row, time after time */
 #define ERROR_PAUSE_MS	5000
 #define SLOT_PAUSE_MS	1000	/* no slot was free: other processes end unannounced */
 /* A process that ends before it claims its operation is tried so often, for some minutes. */
@@ -46,12 +49,14 @@ typedef struct Job
 	BackgroundWorkerHandle *handle;
 } Job;
 
-/* An operation whose process did not get as far as claiming it. */
+/* A pending operation whose process did not get as far as claiming it. */
 typedef struct Trouble
 {
 	dlist_node	node;
 	pg_uuid_t	id;
-	int			starts;
+	int			starts;			/* that failed */
+	int64		pause_ms;		/* somebody has its row locked; 0: nobody */
+	int64		resume_ms;		/* and it is stepped over until then */
 } Trouble;
 
 static dlist_head jobs = DLIST_STATIC_INIT(jobs);
@@ -111,6 +116,16 @@ remove_job(Job *job)
 	pfree(job);
 }
 
+/* Its process is another one, which we have not started. */
+static void
+find_again(Job *job)
+{
+	if (job->handle != NULL)
+		pfree(job->handle);
+	job->handle = NULL;
+	job->phase = JOB_FOUND;
+}
+
 static int
 count_all(void)
 {
@@ -148,9 +163,8 @@ find_trouble(const pg_uuid_t *id)
 	return NULL;
 }
 
-/* How often that has happened. */
-static int
-count_trouble(const pg_uuid_t *id)
+static Trouble *
+note_trouble(const pg_uuid_t *id)
 {
 	Trouble    *trouble = find_trouble(id);
 
@@ -160,7 +174,18 @@ count_trouble(const pg_uuid_t *id)
 		trouble->id = *id;
 		dlist_push_tail(&troubles, &trouble->node);
 	}
-	return ++trouble->starts;
+	return trouble;
+}
+
+static int
+count_troubles(void)
+{
+	int			n = 0;
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &troubles)
+		n++;
+	return n;
 }
 
 static void
@@ -181,6 +206,33 @@ forget_troubles(void)
 
 	dlist_foreach_modify(iter, &troubles)
 		forget_trouble(&dlist_container(Trouble, node, iter.cur)->id);
+}
+
+/* Those whose operation is not pending any more; reads the tables. */
+static void
+forget_settled_troubles(void)
+{
+	int			n = count_troubles();
+	pg_uuid_t  *ids = palloc(sizeof(pg_uuid_t) * (Size) Max(n, 1));
+	int			pending;
+	dlist_mutable_iter iter;
+
+	if (n == 0)
+		return;
+	n = 0;
+	dlist_foreach_modify(iter, &troubles)
+		ids[n++] = dlist_container(Trouble, node, iter.cur)->id;
+	pending = kpg_operations_pending(ids, n);
+	dlist_foreach_modify(iter, &troubles)
+	{
+		Trouble    *trouble = dlist_container(Trouble, node, iter.cur);
+		bool		is_pending = false;
+
+		for (int i = 0; i < pending && !is_pending; i++)
+			is_pending = same_id(&ids[i], &trouble->id);
+		if (!is_pending)
+			forget_trouble(&trouble->id);
+	}
 }
 
 /*
@@ -221,9 +273,19 @@ typedef struct Round
 	int			limit;
 	KpgJobRow  *rows;
 	PlannedJob *planned;		/* parallel to rows */
+	int64		now;
 	int			n;
 	int64		next_ms;
 } Round;
+
+/* Perhaps it is at its end, but that is not known. */
+static bool
+has_process(const pg_uuid_t *id)
+{
+	Job		   *job = find_job(id);
+
+	return job != NULL && job->phase != JOB_ENDED;
+}
 
 static void
 round_body(void *arg)
@@ -235,9 +297,10 @@ round_body(void *arg)
 	round->planned = palloc0(sizeof(PlannedJob) * (Size) Max(round->n, 1));
 	for (int i = 0; i < round->n; i++)
 	{
-		if (round->rows[i].state == KPG_STATE_PENDING && find_job(&round->rows[i].id) == NULL)
+		if (round->rows[i].state == KPG_STATE_PENDING && !has_process(&round->rows[i].id))
 			round->planned[i].refusal = kpg_worker_job_refusal(round->rows[i].owner);
 	}
+	forget_settled_troubles();
 	MemoryContextSwitchTo(old);
 }
 
@@ -265,7 +328,8 @@ verdict_body(void *arg)
 	KPG_FAULT("job-given-back");
 }
 
-static void
+/* False: the row has not been told. */
+static bool
 tell(const KpgJobRow *row, const KpgFailure *failure, double pause_s)
 {
 	Verdict		verdict = {.row = row,.failure = failure,.pause_s = pause_s};
@@ -274,13 +338,13 @@ tell(const KpgJobRow *row, const KpgFailure *failure, double pause_s)
 	if (kpg_worker_unit("giving back a job", verdict_body, &verdict, NULL) != KPG_UNIT_DONE)
 	{
 		due_ms = Min(due_ms, now + ERROR_PAUSE_MS);
-		return;
+		return false;
 	}
 	if (!verdict.written)
 	{
 		/* Somebody has moved it, or is about to. */
 		due_ms = Min(due_ms, now + AGAIN_MS);
-		return;
+		return false;
 	}
 	due_ms = Min(due_ms, now + (int64) (Max(pause_s, 0) * 1000));
 	ereport(LOG,
@@ -288,6 +352,7 @@ tell(const KpgJobRow *row, const KpgFailure *failure, double pause_s)
 			 ? errmsg("kusto_ingest operation %s failed: %s", id_text(&row->id), failure->message)
 			 : errmsg("kusto_ingest operation %s waits: %s", id_text(&row->id), failure->message),
 			 failure->details != NULL ? errdetail_internal("%s", failure->details) : 0));
+	return true;
 }
 
 double
@@ -302,30 +367,39 @@ give_back(const KpgJobRow *row)
 {
 	bool		again = row->runs < KPG_JOB_RUNS_MAX;
 
-	tell(row,
-		 kpg_worker_job_failure(ERRCODE_ADMIN_SHUTDOWN,
-								"the process that ran the query ended unexpectedly",
-								psprintf("That was run %d of at most %d. The process was terminated or crashed, or the server was stopped.",
-										 row->runs, KPG_JOB_RUNS_MAX),
-								again ? NULL : "The server log tells more. Ask for the export again with kusto_ingest_async()."),
-		 again ? kpg_worker_job_pause(row->runs) : -1);
+	(void) tell(row,
+				kpg_worker_job_failure(ERRCODE_ADMIN_SHUTDOWN,
+									   "the process that ran the query ended unexpectedly",
+									   psprintf("That was run %d of at most %d. The process was terminated, or it or the server crashed.",
+												row->runs, KPG_JOB_RUNS_MAX),
+									   again ? NULL : "The server log tells more. Ask for the export again with kusto_ingest_async()."),
+				again ? kpg_worker_job_pause(row->runs) : -1);
 }
 
-/* Its process ended without having begun. */
+/*
+ * Its process ended without having begun.  Who has the row locked was in its
+ * way, too, and is most likely still there.
+ */
 static void
 start_failed(const KpgJobRow *row)
 {
-	int			starts = count_trouble(&row->id);
+	Trouble    *trouble = note_trouble(&row->id);
+	int			starts = trouble->starts + 1;
 	bool		again = starts < STARTS_MAX;
 
-	tell(row,
-		 kpg_worker_job_failure(ERRCODE_CONNECTION_FAILURE,
-								"the process that is to run the query could not begin",
-								psprintf("That was attempt %d of at most %d.", starts, STARTS_MAX),
-								"The server log has the reason; perhaps the database accepts no connections."),
-		 again ? Min((double) (1 << (starts - 1)), START_PAUSE_MAX_S) : -1);
-	if (!again)
-		forget_trouble(&row->id);
+	if (!tell(row,
+			  kpg_worker_job_failure(ERRCODE_CONNECTION_FAILURE,
+									 "the process that is to run the query could not begin",
+									 psprintf("That was attempt %d of at most %d.", starts, STARTS_MAX),
+									 "The server log has the reason; perhaps the database accepts no connections."),
+			  again ? Min((double) (1 << (starts - 1)), START_PAUSE_MAX_S) : -1))
+	{
+		trouble->pause_ms = trouble->pause_ms == 0 ? AGAIN_MS : Min(trouble->pause_ms * 2, AGAIN_MAX_MS);
+		trouble->resume_ms = kpg_worker_now_ms() + trouble->pause_ms;
+		return;
+	}
+	trouble->starts = starts;
+	trouble->pause_ms = 0;
 }
 
 /* ---- starting ---- */
@@ -358,6 +432,35 @@ start(const KpgJobRow *row)
 	return false;
 }
 
+/* True: it is not to be started now. */
+static bool
+settle_pending(const Round *round, const KpgJobRow *row, const KpgFailure *refusal)
+{
+	Job		   *job = find_job(&row->id);
+	Trouble    *trouble = find_trouble(&row->id);
+
+	if (job != NULL && job->phase != JOB_ENDED)
+		return true;
+	if (job != NULL && job->runs == row->runs)
+	{
+		/* A worker before us has started one, which has yet to claim it. */
+		if (kpg_worker_job_is_alive(&row->id))
+			find_again(job);
+		else
+			start_failed(row);
+		return true;
+	}
+	if (refusal != NULL)
+	{
+		(void) tell(row, refusal, -1);
+		return true;
+	}
+	if (trouble == NULL || round->now >= trouble->resume_ms)
+		return false;
+	due_ms = Min(due_ms, trouble->resume_ms);
+	return true;
+}
+
 /* What has become of processes that ended, and of those we do not know. */
 static void
 settle(Round *round)
@@ -370,15 +473,7 @@ settle(Round *round)
 		Job		   *job = find_job(&row->id);
 
 		if (row->state == KPG_STATE_PENDING)
-		{
-			round->planned[i].settled = true;
-			if (job != NULL && job->phase == JOB_ENDED && job->runs == row->runs)
-				start_failed(row);
-			else if (job == NULL && round->planned[i].refusal != NULL)
-				tell(row, round->planned[i].refusal, -1);
-			else
-				round->planned[i].settled = job != NULL;
-		}
+			round->planned[i].settled = settle_pending(round, row, round->planned[i].refusal);
 		else if (job == NULL && kpg_worker_job_is_alive(&row->id))
 			add_job(row, NULL);
 		else if (job == NULL || job->phase == JOB_ENDED)
@@ -447,8 +542,9 @@ kpg_worker_jobs_run(void)
 	if (!ended && alive > 0 && alive >= kpg_max_jobs)
 		return KPG_WORK_NEVER;
 
-	/* Those that were started and have not claimed theirs yet are pending, too. */
-	round.limit = kpg_max_jobs + count_all();
+	/* Those that have not claimed theirs yet are pending, too, as are those that are stepped over. */
+	round.limit = kpg_max_jobs + count_all() + count_troubles();
+	round.now = now;
 	switch (kpg_worker_unit("looking for jobs", round_body, &round, NULL))
 	{
 		case KPG_UNIT_DONE:

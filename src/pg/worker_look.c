@@ -271,6 +271,12 @@ forget_more_staged(void)
 
 /* ---- taking up ---- */
 
+bool
+kpg_worker_was_unknown(const KpgOpenBlob *row)
+{
+	return row->state != KPG_STATE_POSTED && row->posted_at != 0;
+}
+
 static bool
 needs_command(const KpgOpenOperation *row)
 {
@@ -288,22 +294,34 @@ needs_command(const KpgOpenOperation *row)
 	return row->nblobs == row->total_blobs;
 }
 
+/*
+ * Has an earlier attempt of the operation posted it, to some end?  Of what is
+ * posting both posts may be of this attempt; to take that for a retry only
+ * makes its row be written once more.
+ */
+static bool
+is_retried(const KpgOpenOperation *operation, const KpgOpenBlob *row)
+{
+	if (row->state == KPG_STATE_STAGED)
+		return row->post_attempts > 0;
+	return row->state == KPG_STATE_POSTING && operation->attempts > 1 && row->post_attempts > 1;
+}
+
 static void
-init_blob(WorkBlob *blob, KpgOpenBlob *row, int64 now_ms)
+init_blob(WorkBlob *blob, const KpgOpenOperation *operation, KpgOpenBlob *row, int64 now_ms)
 {
 	blob->row = row;
 	blob->since_ms = now_ms;
-	blob->status_row = row->status_table != NULL;
 
 	/*
 	 * Its worker ended between the record of a post and the record of its
 	 * result.  The status table knows more; see worker_poll.c.
 	 */
-	blob->in_doubt = blob->doubted = row->state == KPG_STATE_POSTING;
+	blob->in_doubt = row->state == KPG_STATE_POSTING;
+	blob->doubted = blob->in_doubt || kpg_worker_was_unknown(row);
 	/* The row that its earlier post wrote has the outcome of that one. */
-	blob->retried = row->state == KPG_STATE_STAGED && row->post_attempts > 0;
-	if (blob->retried)
-		blob->status_row = false;
+	blob->retried = is_retried(operation, row);
+	blob->status_row = row->status_table != NULL && !blob->retried;
 	if (row->state == KPG_STATE_POSTED && row->posted_at != 0)
 	{
 		int64		age_ms = (GetCurrentTimestamp() - row->posted_at) / 1000;
@@ -344,7 +362,7 @@ read_operation(MemoryContext context, const pg_uuid_t *id)
 	op->row = row;
 	op->blobs = palloc0(sizeof(WorkBlob) * (Size) Max(row->nblobs, 1));
 	for (int i = 0; i < row->nblobs; i++)
-		init_blob(&op->blobs[i], &row->blobs[i], now_ms);
+		init_blob(&op->blobs[i], row, &row->blobs[i], now_ms);
 	op->command_done = !needs_command(row);
 	op->poll_window = 1;
 	MemoryContextSwitchTo(old);

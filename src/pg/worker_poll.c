@@ -222,19 +222,32 @@ hint_for(const WorkOperation *op, const KcStatusTask *task)
 		err.advice = task->advice;
 		return kpg_report_hint_for(&err, op->row->database, principal);
 	}
-	return task->transient ? pstrdup("Kusto calls this failure transient: export the data once more.")
+	return task->transient ? pstrdup("Kusto calls this failure transient: kusto_retry() posts the same data again.")
 		: NULL;
 }
 
 /*
- * The blob was posted twice, and is deleted when the data of one message are
- * in.  The report on the other may overwrite that.
+ * One report of two on a blob, which may hide the other: it was posted more
+ * than once, and is deleted when the data of one message are in; or there are
+ * two messages in one batch, which uses one.
  */
 static bool
 is_echo(const WorkBlob *blob, const KcStatusTask *task)
 {
-	return blob->doubted && !blob->row->exactly_once &&
+	if (strcmp(task->error_code, "BlobAlreadyReceived_BlobAlreadyFoundInBatch") == 0)
+		return true;
+	return blob->row->post_attempts > 1 && !blob->row->exactly_once &&
 		strcmp(task->error_code, "Download_SourceNotFound") == 0;
+}
+
+/*
+ * The row has what became of an earlier attempt of the operation, as far as is
+ * known: only a post of this process has written it anew.
+ */
+static bool
+is_outdated(const WorkBlob *blob)
+{
+	return blob->in_doubt && blob->retried && !blob->status_row;
 }
 
 /* Kusto's last word. */
@@ -275,26 +288,38 @@ decide_end(WorkOperation *op, WorkBlob *blob, const KcStatusTask *task, KpgState
  * an earlier one has landed.  With keys of the user's it may have been these.
  */
 static KpgState
-end_of_skipped(const WorkOperation *op, const WorkBlob *blob)
+end_of_skipped(const WorkOperation *op, const WorkBlob *blob, const KcStatusTask *task)
 {
-	return blob->row->exactly_once && op->row->nif_not_exists == 0
+	return task->tag_exists && blob->row->exactly_once && op->row->nif_not_exists == 0
 		? KPG_STATE_SUCCEEDED : KPG_STATE_SKIPPED;
+}
+
+static bool
+is_time_to_repost(const WorkBlob *blob)
+{
+	return kpg_worker_now_ms() - blob->since_ms >= (int64) kpg_repost_after_s * 1000;
 }
 
 /*
  * In doubt, and the status table knows nothing that would end the doubt.  The
- * row is written before the message: where there is no row, nothing was posted.
+ * row is written before the message: where there is no row, nothing was posted,
+ * except by an earlier attempt of the operation, whose row may be no more.
  */
 static void
-decide_doubt(WorkBlob *blob, bool row_missing)
+decide_doubt(WorkOperation *op, WorkBlob *blob, bool row_missing)
 {
 	WorkChange *change = &blob->change;
-	int64		age_ms = kpg_worker_now_ms() - blob->since_ms;
 
-	if (!row_missing && age_ms < (int64) kpg_repost_after_s * 1000)
+	if (!row_missing && !is_time_to_repost(blob))
 		return;
 	change->in_doubt = false;
-	change->status_row = !row_missing;
+	if (!row_missing && kpg_worker_retry_is_over(&blob->retry))
+	{
+		decide_unknown(op, blob, "Kusto may have got the message, and neither its queue nor its status table says so");
+		return;
+	}
+	change->row_missing = row_missing && !kpg_worker_was_unknown(blob->row);
+	change->status_row = !row_missing && (blob->status_row || !blob->retried);
 	change->due_ms = 0;
 }
 
@@ -308,9 +333,37 @@ decide_pending(WorkOperation *op, WorkBlob *blob, bool row_missing)
 	change->in_doubt = blob->in_doubt;
 	change->due_ms = next_poll(op, blob);
 	if (blob->in_doubt)
-		decide_doubt(blob, row_missing);
+		decide_doubt(op, blob, row_missing);
 	else if (age_ms >= (int64) kpg_status_timeout_s * 1000)
 		decide_unknown(op, blob, "Kusto has not reported on the data in time");
+}
+
+/*
+ * The report on the message that was used may yet come, also instead of this
+ * one.  A blob that is gone has been ingested, and nothing more is said.
+ */
+static void
+decide_echo(WorkOperation *op, WorkBlob *blob, const KcStatusTask *task)
+{
+	bool		gone = strcmp(task->error_code, "Download_SourceNotFound") == 0;
+
+	if (!gone && !is_time_to_repost(blob))
+		decide_pending(op, blob, false);
+	else
+		decide_unknown(op, blob, gone
+					   ? "Kusto did not find the blob of a repeated message: an earlier one has probably been ingested"
+					   : "Kusto got two messages for the blob, and reports on the one that it did not use");
+}
+
+static void
+decide_failed(WorkOperation *op, WorkBlob *blob, const KcStatusTask *task)
+{
+	if (is_outdated(blob))
+		decide_pending(op, blob, false);
+	else if (is_echo(blob, task))
+		decide_echo(op, blob, task);
+	else
+		decide_end(op, blob, task, KPG_STATE_FAILED);
 }
 
 /* That it is not known is because the table could not be asked. */
@@ -364,14 +417,10 @@ decide(WorkOperation *op, WorkBlob *blob, const KcStatusTask *task)
 			decide_end(op, blob, task, KPG_STATE_PARTIALLY_SUCCEEDED);
 			break;
 		case KC_OUTCOME_FAILED:
-			if (is_echo(blob, task))
-				decide_unknown(op, blob, "Kusto did not find the blob of a repeated message: "
-							   "the first one has probably been ingested");
-			else
-				decide_end(op, blob, task, KPG_STATE_FAILED);
+			decide_failed(op, blob, task);
 			break;
 		case KC_OUTCOME_SKIPPED:
-			decide_end(op, blob, task, end_of_skipped(op, blob));
+			decide_end(op, blob, task, end_of_skipped(op, blob, task));
 			break;
 		case KC_OUTCOME_QUEUED:
 			decide_unknown(op, blob, blob->in_doubt
@@ -426,7 +475,9 @@ start_poll(WorkOperation *op, WorkBlob *blob)
 	KcStatusTask *task;
 	KcError		err;
 	KcStatus	status = KC_OK;
-	bool		reported = blob->in_doubt || blob->row->status_table != NULL;
+	/* Of several posts an earlier one may have written a row that nobody remembers. */
+	bool		reported = blob->in_doubt || blob->row->status_table != NULL
+		|| blob->row->post_attempts > 1;
 
 	if (reported)
 		status = kc_kusto_status_start(op->session->client, kc_slice(blob->row->status_table),

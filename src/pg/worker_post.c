@@ -76,6 +76,7 @@ typedef struct Attempt
 {
 	WorkOperation *op;
 	WorkBlob  **blobs;
+	bool	   *newly_held;		/* parallel to blobs */
 	int			nblobs;
 	bool		lost;			/* somebody else has it */
 } Attempt;
@@ -135,6 +136,7 @@ fill_request(const KpgOpenOperation *row, const WorkBlob *blob, KcPostRequest *r
 	request->status_table = kc_slice(blob->row->status_table);
 	request->status_row_exists = blob->status_row;
 	request->check_blob = blob->doubted || blob->retried;
+	request->renew_row = blob->retried;
 }
 
 /* A post that failed; perhaps_sent says that it may have had its effect. */
@@ -150,6 +152,7 @@ decide_failure(WorkOperation *op, WorkBlob *blob, const KcError *err, bool perha
 		change->to = KPG_STATE_POSTING;
 		change->in_doubt = true;
 		change->due_ms = kpg_worker_poll_first();
+		kpg_worker_retry_begin(&blob->retry);
 		return;
 	}
 	if (kpg_worker_retry(&blob->retry, err, &change->due_ms))
@@ -168,7 +171,8 @@ decide_failure(WorkOperation *op, WorkBlob *blob, const KcError *err, bool perha
 /*
  * The blob is gone, and nothing was sent.  The service deletes what it has
  * ingested, unless it was told to retain it, so the post that was in doubt was
- * received, and its outcome can be asked for.  Otherwise the blob has expired.
+ * received, and its outcome can be asked for: the row is as it was.  Otherwise
+ * the blob has expired.
  */
 static void
 decide_gone(WorkOperation *op, WorkBlob *blob, const KcError *err)
@@ -216,6 +220,17 @@ start_post(WorkOperation *op, WorkBlob *blob)
 	MemoryContextSwitchTo(old);
 }
 
+/* What could not be claimed takes no place from others. */
+static void
+release_unclaimed(Attempt *attempt)
+{
+	for (int i = 0; i < attempt->nblobs; i++)
+	{
+		if (attempt->newly_held[i])
+			kpg_worker_post_release(attempt->op, &attempt->blobs[i]->held);
+	}
+}
+
 void
 kpg_worker_post_start(WorkOperation *op, int64 now_ms)
 {
@@ -223,6 +238,7 @@ kpg_worker_post_start(WorkOperation *op, int64 now_ms)
 	KpgUnitResult result;
 
 	attempt.blobs = MemoryContextAlloc(op->scratch, sizeof(WorkBlob *) * (Size) op->row->nblobs);
+	attempt.newly_held = MemoryContextAlloc(op->scratch, sizeof(bool) * (Size) op->row->nblobs);
 	for (int i = 0; i < op->row->nblobs; i++)
 	{
 		WorkBlob   *blob = &op->blobs[i];
@@ -232,12 +248,14 @@ kpg_worker_post_start(WorkOperation *op, int64 now_ms)
 		if (!kpg_worker_post_room(op, blob->held))
 			break;
 		/* Held before it is claimed, so that the lane's share bounds this loop. */
+		attempt.newly_held[attempt.nblobs] = !blob->held;
 		kpg_worker_post_hold(op, &blob->held);
 		attempt.blobs[attempt.nblobs++] = blob;
 	}
 	result = kpg_worker_unit("claiming an export", attempt_body, &attempt, NULL);
 	if (result != KPG_UNIT_DONE)
 	{
+		release_unclaimed(&attempt);
 		op->due_ms = now_ms + 1000;
 		return;
 	}

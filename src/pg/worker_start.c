@@ -3,9 +3,9 @@
  *	  Starting, finding and waking the database's worker from a backend.
  *
  * A transaction that has staged something holds the guard in share mode until
- * its end, also while it is prepared.  The worker ends for want of work only
- * while it holds the guard exclusively, has then looked once more, and lets go
- * of ALIVE before the guard.  So a transaction that has the guard and finds
+ * its end, also while it is prepared.  The worker ends for want of work, or of
+ * the extension, only while it holds the guard exclusively, has then looked
+ * once more, and lets go of ALIVE before the guard.  So a transaction that has the guard and finds
  * ALIVE held before it commits can rely on the worker; one that finds it free
  * starts another.
  *
@@ -21,6 +21,7 @@
 #include "storage/latch.h"
 #include "storage/proc.h"
 
+#include "compat.h"
 #include "fault.h"
 #include "launcher.h"
 #include "wait.h"
@@ -29,6 +30,7 @@
 
 /* How long a commit waits for the worker that it starts; its rows are safe anyway. */
 #define START_TIMEOUT_MS	2000
+#define START_PAUSE_MAX_MS	50
 
 /* The worker, and others of its kind that begin or end. */
 #define MAX_WORKERS			8
@@ -153,9 +155,8 @@ kpg_worker_start_in(Oid database, pid_t notify_pid)
  * end before that is a failure.
  */
 static bool
-wait_for_start(BackgroundWorkerHandle *handle)
+wait_for_start(BackgroundWorkerHandle *handle, int64 deadline)
 {
-	int64		deadline = kpg_worker_now_ms() + START_TIMEOUT_MS;
 	int64		pause_ms = 1;
 
 	while (!kpg_worker_is_held(KPG_WORKER_ALIVE))
@@ -168,7 +169,26 @@ wait_for_start(BackgroundWorkerHandle *handle)
 		if (kpg_worker_now_ms() >= deadline)
 			return true;
 		(void) kpg_wait_once(pause_ms, KPG_WAIT_WORKER);
-		pause_ms = Min(pause_ms * 2, 50);
+		pause_ms = Min(pause_ms * 2, START_PAUSE_MAX_MS);
+	}
+	return true;
+}
+
+/*
+ * Take the place of the one who starts it.  False when a worker is there, or
+ * when time is over and another backend is still about it.
+ */
+static bool
+become_starter(const LOCKTAG *tag, int64 deadline)
+{
+	int64		pause_ms = 1;
+
+	while (LockAcquire(tag, ExclusiveLock, false, true) == LOCKACQUIRE_NOT_AVAIL)
+	{
+		if (kpg_worker_is_held(KPG_WORKER_ALIVE) || kpg_worker_now_ms() >= deadline)
+			return false;
+		(void) kpg_wait_once(pause_ms, KPG_WAIT_WORKER);
+		pause_ms = Min(pause_ms * 2, START_PAUSE_MAX_MS);
 	}
 	return true;
 }
@@ -176,16 +196,18 @@ wait_for_start(BackgroundWorkerHandle *handle)
 static bool
 start_worker(void)
 {
+	int64		deadline = kpg_worker_now_ms() + START_TIMEOUT_MS;
 	LOCKTAG		tag;
 	bool		running = true;
 
 	kpg_worker_lock_tag(&tag, KPG_WORKER_STARTER);
-	(void) LockAcquire(&tag, ExclusiveLock, false, false);
+	if (!become_starter(&tag, deadline))
+		return true;
 	if (!kpg_worker_is_held(KPG_WORKER_ALIVE))
 	{
 		BackgroundWorkerHandle *handle = kpg_worker_register(MyProcPid);
 
-		running = handle != NULL && wait_for_start(handle);
+		running = handle != NULL && wait_for_start(handle, deadline);
 	}
 	(void) LockRelease(&tag, ExclusiveLock, false);
 	return running;
@@ -217,7 +239,8 @@ find_workers(Oid database, PGPROC **found)
 		int			pid = proc->pid;
 		const char *type;
 
-		if (pid == 0 || proc->databaseId != database)
+		/* The question for the type looks through all slots, under a lock. */
+		if (pid == 0 || proc->databaseId != database || kpg_compat_is_regular_backend(proc))
 			continue;
 		type = GetBackgroundWorkerTypeByPid(pid);
 		if (type != NULL && strcmp(type, KPG_WORKER_TYPE) == 0)
@@ -239,6 +262,15 @@ kpg_worker_wake(Oid database)
 	PGPROC	   *procs[MAX_WORKERS];
 
 	wake(procs, find_workers(database, procs));
+}
+
+/* The postmaster forgets a process after that has left the list of backends. */
+bool
+kpg_worker_is_in(Oid database)
+{
+	PGPROC	   *procs[MAX_WORKERS];
+
+	return find_workers(database, procs) > 0;
 }
 
 static void

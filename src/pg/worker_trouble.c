@@ -64,16 +64,17 @@ write_body(void *arg)
 void
 kpg_worker_trouble_write(int64 now_ms)
 {
+	KpgUnitResult result;
+
 	if (now_ms < next_ms || (begun && !is_news()))
 		return;
 	writing = true;
-	if (kpg_worker_unit("recording the state of the worker", write_body, NULL, NULL) == KPG_UNIT_DONE)
+	result = kpg_worker_unit("recording the state of the worker", write_body, NULL, NULL);
+	next_ms = now_ms + (result == KPG_UNIT_FAILED ? FAILED_PAUSE_MS : PERIOD_MS);
+	if (result == KPG_UNIT_DONE)
 	{
 		begun = true;
 		written = last;
-		next_ms = now_ms + PERIOD_MS;
 	}
-	else
-		next_ms = now_ms + FAILED_PAUSE_MS;
 	writing = false;
 }

@@ -4,23 +4,32 @@
  */
 #include "postgres.h"
 
+#include "access/transam.h"
 #include "access/xact.h"
 #include "miscadmin.h"
 #include "pgstat.h"
-#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "utils/inval.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
 #include "version.h"
 #include "worker_internal.h"
 
-static void
-end_of_extension(void)
+/*
+ * A transaction that creates the extension may have staged something as well,
+ * and count on us: it has the guard, or has committed before we got that.
+ */
+static bool
+is_gone_for_good(void)
 {
-	CommitTransactionCommand();
-	kpg_worker_jobs_stop();
-	ereport(DEBUG1, (errmsg_internal("kusto_ingest worker ends: the extension is not there")));
-	proc_exit(0);
+	LOCKTAG		guard;
+
+	kpg_worker_lock_tag(&guard, KPG_WORKER_GUARD);
+	if (LockAcquire(&guard, ExclusiveLock, false, true) == LOCKACQUIRE_NOT_AVAIL)
+		return false;
+	AcceptInvalidationMessages();
+	return kpg_operations_lock() == KPG_TABLES_GONE;
 }
 
 static bool
@@ -44,9 +53,23 @@ run(void (*body) (void *arg), void *arg)
 		body(arg);
 	}
 	PopActiveSnapshot();
-	if (tables == KPG_TABLES_GONE)
-		end_of_extension();
+	if (tables == KPG_TABLES_GONE && is_gone_for_good())
+		kpg_worker_end_without_tables();
 	return tables == KPG_TABLES_READY;
+}
+
+/*
+ * A wait for a lock or for a synchronous standby resets the latch, perhaps
+ * after somebody has staged something.  A transaction that writes nothing, as
+ * a look, waits for nothing: it does not have us look again and again.
+ */
+static bool
+may_have_waited(const ErrorData *error)
+{
+	if (TransactionIdIsValid(GetTopTransactionIdIfAny()))
+		return true;
+	return error != NULL && (error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE ||
+							 error->sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED);
 }
 
 KpgUnitResult
@@ -54,6 +77,7 @@ kpg_worker_unit(const char *activity, void (*body) (void *arg), void *arg, Error
 {
 	MemoryContext context = CurrentMemoryContext;
 	volatile KpgUnitResult result = KPG_UNIT_BUSY;
+	volatile bool waited = false;
 
 	SetCurrentStatementStartTimestamp();
 	pgstat_report_activity(STATE_RUNNING, activity);
@@ -62,6 +86,7 @@ kpg_worker_unit(const char *activity, void (*body) (void *arg), void *arg, Error
 		StartTransactionCommand();
 		if (run(body, arg))
 			result = KPG_UNIT_DONE;
+		waited = may_have_waited(NULL);
 		CommitTransactionCommand();
 	}
 	PG_CATCH();
@@ -72,6 +97,7 @@ kpg_worker_unit(const char *activity, void (*body) (void *arg), void *arg, Error
 		HOLD_INTERRUPTS();
 		MemoryContextSwitchTo(context);
 		copy = CopyErrorData();
+		waited = waited || may_have_waited(copy);
 		kpg_worker_trouble(copy->message);
 		if (error == NULL)
 		{
@@ -86,6 +112,8 @@ kpg_worker_unit(const char *activity, void (*body) (void *arg), void *arg, Error
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(context);
+	if (waited)
+		SetLatch(MyLatch);
 	pgstat_report_stat(true);
 	pgstat_report_activity(STATE_IDLE, NULL);
 	return result;

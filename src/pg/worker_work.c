@@ -179,8 +179,7 @@ apply(WorkOperation *op, WorkBlob *blob)
 	if (change->to != row->state || (change->in_doubt && !blob->in_doubt))
 		blob->since_ms = kpg_worker_now_ms();
 	row->state = change->to;
-	/* Without its row in the status table nothing has been posted. */
-	blob->doubted = change->in_doubt || (blob->doubted && change->status_row);
+	blob->doubted = change->in_doubt || (blob->doubted && !change->row_missing);
 	blob->in_doubt = change->in_doubt;
 	blob->status_row = change->status_row;
 	blob->due_ms = change->due_ms;
@@ -297,7 +296,7 @@ give_up_body(void *arg)
 	for (int i = 0; i < row->nblobs; i++)
 	{
 		const WorkBlob *blob = &write->op->blobs[i];
-		bool		sent = blob->row->state == KPG_STATE_POSTED || blob->in_doubt;
+		bool		sent = blob->row->state == KPG_STATE_POSTED || blob->in_doubt || blob->doubted;
 
 		if (kpg_operations_is_final(blob->row->state))
 			continue;

@@ -266,6 +266,19 @@ sub launches
 
 # ---- steering ----
 
+# A commit that cannot wake those who wait leaves its session as any other.
+sub _cancel_and_be_cancelled
+{
+	my ($m, $cell, $session) = @_;
+	my $pid = $session->pid;
+	$session->sql("SELECT kusto_cancel(operation) FROM export WHERE i = $cell->{i}");
+	$session->send('SELECT pg_sleep(30)');
+	$m->pg->poll("SELECT wait_event = 'PgSleep' FROM pg_stat_activity WHERE pid = $pid");
+	$m->pg->sql("SELECT pg_cancel_backend($pid)");
+	like($session->receive->{err}, qr/canceling statement due to user request/, 'it can be interrupted');
+	return;
+}
+
 sub steering
 {
 	my $call = sub {
@@ -285,6 +298,7 @@ sub steering
 	return (
 		[ 'cancel-written', {%cancel} ],
 		[ 'cancel-committed', { %cancel, ends => 'cancelled', messages => '0' } ],
+		[ 'waiters-due', { %cancel, ends => 'cancelled', messages => '0', act => \&_cancel_and_be_cancelled } ],
 		[ 'retry-written', {
 			messages => '2',
 			before => sub {

@@ -123,6 +123,9 @@ test_post_again(void)
 	static const char forbidden[] = "x-ms-error-code: AuthorizationPermissionMismatch\r\n";
 	static const char expired[] = "x-ms-error-code: AuthenticationFailed\r\n";
 	static const char gone[] = "x-ms-error-code: BlobNotFound\r\n";
+	static const char no_container[] = "x-ms-error-code: ContainerNotFound\r\n";
+	static const char going[] = "x-ms-error-code: ContainerBeingDeleted\r\n";
+	static const char no_account[] = "x-ms-error-code: AccountNotFound\r\n";
 	static const struct
 	{
 		const char *name;
@@ -133,6 +136,10 @@ test_post_again(void)
 	}			rows[] = {
 		{"a blob that is there", {.method = "HEAD",.body = "content"}, KC_OK, false, 1},
 		{"a blob that is gone", {.method = "HEAD",.status = 404,.headers = gone}, KC_ERR_REFUSED, true, 1},
+		{"a container that is gone", {.method = "HEAD",.status = 404,.headers = no_container}, KC_ERR_REFUSED, true, 1},
+		{"a container that goes", {.method = "HEAD",.status = 409,.headers = going}, KC_ERR_REFUSED, true, 1},
+		{"a 404 of somebody else", {.method = "HEAD",.status = 404}, KC_ERR_SERVICE, false, 2},
+		{"a 404 with another code", {.method = "HEAD",.status = 404,.headers = no_account}, KC_ERR_SERVICE, false, 2},
 		{"storage that is busy once", {.method = "HEAD",.times = 1,.status = 503}, KC_OK, false, 2},
 		{"a SAS without the right to read", {.method = "HEAD",.status = 403,.headers = forbidden}, KC_OK, false, 1},
 		{"a SAS that has expired", {.method = "HEAD",.times = 1,.status = 403,.headers = expired}, KC_OK, false, 2},
@@ -149,7 +156,6 @@ test_post_again(void)
 
 		service_rules(&server);
 		server_rule(&server, (ServerRule) {.method = "HEAD",.target = "/acct1/c1/b.csv.gz?sv="});
-		server_rule_first(&server, (ServerRule) {.method = "PUT",.target = "/status",.status = 204});
 		server_rule_first(&server, rows[i].rule);
 		request.check_blob = true;
 		task = post(client, &request);
@@ -159,6 +165,8 @@ test_post_again(void)
 		is(server_count(&server, "POST", "/messages?"), sent ? 1 : 0, "messages");
 		is(server_count(&server, "HEAD", "/acct1/c1/b.csv.gz?"), rows[i].heads, "looks");
 		ok(!task->task.error.after_send, "looking has no effect");
+		if (rows[i].status == KC_ERR_SERVICE)
+			ok(kc_retry_transient(&task->task.error), "may pass");
 		if (rows[i].gone)
 		{
 			is_str(task->task.error.what, "the blob does not exist any more", "the error says so");
@@ -185,6 +193,15 @@ test_post_renews_row(void)
 	service_rules(&server);
 	server_rule(&server, (ServerRule) {.method = "HEAD",.target = "/acct1/c1/b.csv.gz"});
 	task = post(client, &request);
+	is(task->task.error.status, KC_OK, "a blob whose row is not known");
+	is(server_count(&server, "PUT", "/acct2/status2"), 0, "writes over nothing");
+	is(server_count(&server, "POST", "/acct2/status2"), 1, "but inserts");
+	kc_task_free(&task->task);
+
+	request.renew_row = true;
+	service_rules(&server);
+	server_rule(&server, (ServerRule) {.method = "HEAD",.target = "/acct1/c1/b.csv.gz"});
+	task = post(client, &request);
 	is(task->task.error.status, KC_OK, "a blob that is posted once more");
 	is(server_count(&server, "PUT", "/acct2/status2(PartitionKey='2f6c0a35-5f0e-4a0f-9a4e-2a6d0b6f7c11',"
 					"RowKey='2f6c0a35-5f0e-4a0f-9a4e-2a6d0b6f7c11')?sv="), 1, "has its row replaced");
@@ -198,6 +215,38 @@ test_post_renews_row(void)
 	task = post(client, &request);
 	is(task->task.error.status, KC_OK, "a blob whose post is in doubt");
 	is(server_count(&server, NULL, "/status"), 0, "keeps its row as it is");
+	kc_task_free(&task->task);
+	kc_client_free(client);
+}
+
+/* An outcome that is to be replaced does not stay in one table, with a new row in another. */
+static void
+test_renewed_row_keeps_table(void)
+{
+	KcClient   *client = service_client(&h, &server);
+	KcPostRequest request = sample();
+	KcPostTask *task;
+	char		table[128];
+
+	snprintf(table, sizeof(table), "%s/acct2/status2", server.origin);
+	request.check_blob = request.renew_row = true;
+	request.status_table = kc_slice(table);
+	service_rules(&server);
+	server_rule(&server, (ServerRule) {.method = "HEAD",.target = "/acct1/c1/b.csv.gz"});
+	server_rule_first(&server, (ServerRule) {.method = "PUT",.target = "/acct2/status2",.status = 503});
+	task = post(client, &request);
+	is(task->task.error.http_status, 503, "a table that is busy keeps its row");
+	ok(kc_retry_transient(&task->task.error), "which may pass");
+	ok(!task->status_row_written && !task->message_sent, "nothing is sent");
+	is(server_count(&server, NULL, "/acct1/status1"), 0, "and no other table gets one");
+	kc_task_free(&task->task);
+
+	request.status_table = kc_slice("https://old.table.core.windows.net/gone");
+	service_rules(&server);
+	server_rule(&server, (ServerRule) {.method = "HEAD",.target = "/acct1/c1/b.csv.gz"});
+	server_rule_first(&server, (ServerRule) {.method = "PUT",.target = "/status",.status = 503,.times = 1});
+	task = post(client, &request);
+	is(task->task.error.status, KC_OK, "of a table that is none of the service's any more nothing is read");
 	kc_task_free(&task->task);
 	kc_client_free(client);
 }
@@ -452,6 +501,15 @@ static const StatusRow status_rows[] = {
 	{"{\"Status\":\"Failed\",\"ErrorCode\":\"X\",\"FailureStatus\":3}", KC_OUTCOME_FAILED, true, KC_ADVICE_NONE},
 	{"{\"Status\":\"Failed\",\"ErrorCode\":\"Download_UnknownError\"}", KC_OUTCOME_FAILED, true, KC_ADVICE_NONE},
 	{"{\"Status\":\"Failed\",\"ErrorCode\":\"Stream_WrongNumberOfFields\"}", KC_OUTCOME_FAILED, false, KC_ADVICE_NONE},
+	{"{\"Status\":\"Skipped\",\"ErrorCode\":\"IngestByTagAlreadyExists\"}", KC_OUTCOME_SKIPPED, false, KC_ADVICE_NONE},
+	{"{\"Status\":\"Failed\",\"ErrorCode\":\"IngestByTagAlreadyExists\"}", KC_OUTCOME_SKIPPED, false, KC_ADVICE_NONE},
+	{"{\"Status\":\"Failed\",\"ErrorCode\":\"Skipped_IngestByTagAlreadyExists\",\"FailureStatus\":\"Permanent\"}",
+	KC_OUTCOME_SKIPPED, false, KC_ADVICE_NONE},
+	{"{\"Status\":\"Skipped\",\"ErrorCode\":\"BadRequest_EmptyBlob\"}", KC_OUTCOME_SKIPPED, false, KC_ADVICE_NONE},
+	{"{\"Status\":\"Failed\",\"ErrorCode\":\"General_AbandonedIngestion\",\"FailureStatus\":\"Transient\"}",
+	KC_OUTCOME_PENDING, false, KC_ADVICE_NONE},
+	{"{\"Status\":\"Failed\",\"ErrorCode\":\"General_AbandonedIngestion\",\"FailureStatus\":\"Exhausted\"}",
+	KC_OUTCOME_FAILED, true, KC_ADVICE_NONE},
 };
 
 static KcStatusTask *
@@ -484,6 +542,8 @@ test_status(void)
 		is(task->outcome, status_rows[i].outcome, "outcome");
 		is(task->transient, status_rows[i].transient, "transient or not");
 		is(task->advice, status_rows[i].advice, "advice");
+		is(task->tag_exists, task->outcome == KC_OUTCOME_SKIPPED && strstr(status_rows[i].body, "BadRequest_") == NULL,
+		   "because of a tag or not");
 		is_str(task->status_table, table, "where it stands");
 		kc_task_free(&task->task);
 	}
@@ -714,6 +774,7 @@ main(void)
 	test_post();
 	test_post_again();
 	test_post_renews_row();
+	test_renewed_row_keeps_table();
 	test_post_faults();
 	test_row_faults();
 	test_reset_queue();

@@ -24,6 +24,9 @@ export const DEFAULTS = {
   duplicate_delivery: false,
   // 'auto': strict for kusto_ingest only; true: for every client; false: for none.
   strict: 'auto',
+  // What ingestIfNotExists finds is reported as: 'Skipped', 'Skipped' with an error code
+  // ('code'), or 'Failed' with one ('failed').
+  tag_hit: 'Skipped',
   // Scripted outcomes of ingestion: see README.md.
   outcomes: [],
   // Streaming ingestion: the policy's default, and the limit of a request.
@@ -38,6 +41,7 @@ const CHOICES = {
   auth: ['required', 'none'],
   metadata: ['aad', 'null', 'missing', 'empty'],
   strict: ['auto', true, false],
+  tag_hit: ['Skipped', 'code', 'failed'],
 };
 
 export function makeConfig(overrides = {}) {

@@ -19,6 +19,19 @@ const FALLBACK_POLL_MS = 2000;
 const LARGE_BATCH = 16;
 const LANES = 6;
 
+// What the service may say of a message whose ingestIfNotExists found something
+// (learn.microsoft.com/azure/data-explorer/error-codes).
+const TAG_HITS = {
+  Skipped: { status: 'Skipped' },
+  code: { status: 'Skipped', errorCode: 'IngestByTagAlreadyExists' },
+  failed: {
+    status: 'Failed',
+    errorCode: 'Skipped_IngestByTagAlreadyExists',
+    failureStatus: 'Permanent',
+    details: 'An extent with the ingest-by tag exists',
+  },
+};
+
 // An ingestion that failed in a way the service has a code for.
 export class IngestionFailure extends Error {
   constructor(code, details, failureStatus = 'Permanent') {
@@ -207,7 +220,7 @@ export class Ingestion {
       return { status: 'Succeeded' };
     const table = this.target(message);
     const { skip, options } = this.properties(message, table);
-    if (skip) return { status: 'Skipped' };
+    if (skip) return { ...TAG_HITS[service.config.tag_hit] };
     const { strict } = message;
     const report = (kind, text, more) => service.journal.violation(kind, text, { ...where, ...more });
     const extent = await this.loadBlob(message.blobPath, table, {

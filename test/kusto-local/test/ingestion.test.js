@@ -223,6 +223,21 @@ test('ingestIfNotExists skips what is there already', async () => {
   assert.deepEqual(await kinds(), []);
 });
 
+test('what ingestIfNotExists finds can be reported with a code', async () => {
+  const properties = { tags: '["ingest-by:k2"]', ingestIfNotExists: '["k2"]' };
+  await client.ingest(GOOD, { properties });
+  for (const [tag_hit, status, code] of [
+    ['code', 'Skipped', 'IngestByTagAlreadyExists'],
+    ['failed', 'Failed', 'Skipped_IngestByTagAlreadyExists'],
+  ]) {
+    await service.post('/config', { tag_hit });
+    const row = await client.ingest(GOOD, { properties });
+    assert.equal(row.Status, status);
+    assert.equal(row.ErrorCode, code);
+  }
+  assert.equal((await service.rows('telemetry', 'T')).length, 2);
+});
+
 test('duplicate delivery shows unless the ingestion is guarded', async () => {
   await service.post('/config', { duplicate_delivery: true });
   await client.ingest(GOOD);
