@@ -47,14 +47,6 @@ sub rows_are
 	return;
 }
 
-sub set_config
-{
-	my (%settings) = @_;
-	$pg->sql("LOAD 'kusto_ingest'; ALTER SYSTEM SET $_ = '$settings{$_}'") for sort keys %settings;
-	$pg->sql('SELECT pg_reload_conf()');
-	return;
-}
-
 sub reset_config
 {
 	$pg->sql("LOAD 'kusto_ingest'; ALTER SYSTEM RESET $_") for @_;
@@ -149,14 +141,14 @@ $kusto->clear_faults;
 $operation = $pg->succeeds($id, 'it succeeds when the service does');
 is($operation->{error_message}, undef, 'the reason is gone');
 
-set_config('kusto_ingest.post_timeout' => '1s');
+$pg->set_config('kusto_ingest.post_timeout' => '1s');
 $kusto->fault({ service => 'queue', method => 'POST' }, { status => 429, body => '' }, times => -1);
 $operation = $pg->ends_as($pg->ingest('SELECT 2 AS i', $table), 'failed', 'it fails when that takes too long');
 like("$operation->{error_message} $operation->{details}", qr/429/, 'with the last reason');
 $kusto->clear_faults;
 reset_config('kusto_ingest.post_timeout');
 
-set_config('kusto_ingest.status_timeout' => '1s');
+$pg->set_config('kusto_ingest.status_timeout' => '1s');
 $kusto->config(hold_ingestion => JSON::PP::true);
 $operation = $pg->ends_as($pg->ingest('SELECT 3 AS i', $table), 'unknown', 'without a report it ends as unknown');
 like($operation->{hint}, qr/\.show ingestion failures/, 'the hint says how to find out');
@@ -179,7 +171,7 @@ $id = $pg->sql('SELECT ' . $pg->ingest_call('SELECT 1 AS i', $table), user => 'a
 $pg->poll("SELECT error_message IS NOT NULL FROM kusto.operations WHERE id = '$id'");
 $pg->sql('DROP USER MAPPING FOR alice SERVER adx');
 $pg->poll("SELECT error_message ~ 'user mapping' FROM kusto.operations WHERE id = '$id'");
-set_config('kusto_ingest.post_timeout' => '1s');
+$pg->set_config('kusto_ingest.post_timeout' => '1s');
 $operation = $pg->ends_as($id, 'failed', 'the user mapping is dropped meanwhile, for longer than post_timeout');
 like($operation->{error_message}, qr/user mapping/, 'the row says so');
 is($pg->blobs($id)->[0]{state}, 'failed', 'so does the blob');
@@ -268,7 +260,7 @@ rows_are($table, [ 1 .. 5 ], 'all have arrived once');
 
 # ---- it is not needed ----
 
-set_config('kusto_ingest.naptime' => '100ms', 'kusto_ingest.worker_idle_timeout' => '0');
+$pg->set_config('kusto_ingest.naptime' => '100ms', 'kusto_ingest.worker_idle_timeout' => '0');
 $pg->poll("SELECT NOT EXISTS ($worker_pid)", 't', 'it ends when there is nothing to do');
 $session = $pg->session;
 $session->sql('BEGIN');

@@ -31,32 +31,6 @@ sub fresh_table
 	return $table;
 }
 
-sub async_call { return 'SELECT ' . $pg->ingest_call(@_) =~ s/^kusto_ingest\(/kusto_ingest_async(/r }
-sub async { return $pg->sql(async_call(@_)) }
-
-sub rows_are
-{
-	my ($table, $rows, $name) = @_;
-	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	$kusto->settle;
-	return KustoCluster::same_rows($kusto->rows($db, $table), $rows, $name);
-}
-
-sub state_is
-{
-	my ($id, $state, $name) = @_;
-	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	return $pg->poll("SELECT state = '$state' FROM kusto.operations WHERE id = '$id'", 't', $name);
-}
-
-sub set_config
-{
-	my (%settings) = @_;
-	$pg->sql("LOAD 'kusto_ingest'; ALTER SYSTEM SET $_ = '$settings{$_}'") for sort keys %settings;
-	$pg->sql('SELECT pg_reload_conf()');
-	return;
-}
-
 # A function that does not return while somebody has the gate's lock.
 $pg->sql(<<~'SQL');
 	CREATE FUNCTION gate(i int) RETURNS int LANGUAGE plpgsql AS
@@ -72,7 +46,7 @@ sub wait_at_gate
 {
 	my ($table, $i) = @_;
 	close_gate();
-	my $id = async("INSERT INTO done SELECT gate($i) RETURNING i", $table);
+	my $id = $pg->async("INSERT INTO done SELECT gate($i) RETURNING i", $table);
 	wait_there($id);
 	return $id;
 }
@@ -117,13 +91,13 @@ cmp_ok($seconds, '<', 2, 'at once');
 is($pg->operation($id)->{state}, 'cancelled', 'and it is cancelled');
 open_gate();
 my $waiting = $pg->session;
-set_config('kusto_ingest.max_jobs' => 0);
-$id = async('INSERT INTO done VALUES (1) RETURNING i', $table);
+$pg->set_config('kusto_ingest.max_jobs' => 0);
+$id = $pg->async('INSERT INTO done VALUES (1) RETURNING i', $table);
 is($pg->sql("SELECT kusto_cancel('$id')"), 't', 'kusto_cancel of a pending job');
-set_config('kusto_ingest.max_jobs' => 4);
-$pg->succeeds(async('SELECT 2 AS i', $table), 'those that follow run');
+$pg->set_config('kusto_ingest.max_jobs' => 4);
+$pg->succeeds($pg->async('SELECT 2 AS i', $table), 'those that follow run');
 is($pg->operation($id)->{state}, 'cancelled', 'and it does not');
-rows_are($table, [ [2] ], 'nothing of what was cancelled lands');
+$pg->rows_are($table, [ [2] ], 'nothing of what was cancelled lands');
 done_is(1, 0, 'nor stays here');
 
 # ---- terminated ----
@@ -131,14 +105,14 @@ done_is(1, 0, 'nor stays here');
 $table = fresh_table('Terminated');
 $id = wait_at_gate($table, 3);
 $pg->sql("SELECT pg_terminate_backend(pid) $jobs");
-state_is($id, 'pending', 'pg_terminate_backend: it is pending again');
+$pg->state_is($id, 'pending', 'pg_terminate_backend: it is pending again');
 $operation = $pg->operation($id);
 is($operation->{error_message}, 'the process that ran the query ended unexpectedly', 'the row tells what happened');
 wait_there($id, 'it runs again');
 is($pg->operation($id)->{error_message}, undef, 'then the error is gone');
 open_gate();
 is($pg->succeeds($id, 'it succeeds')->{runs}, 2, 'by its second run');
-rows_are($table, [ [3] ], 'it lands once');
+$pg->rows_are($table, [ [3] ], 'it lands once');
 done_is(3, 1, 'its effect is there once');
 
 $id = wait_at_gate($table, 4);
@@ -157,9 +131,9 @@ done_is(4, 0, 'nothing of it is there');
 # ---- the query lets go of the lock ----
 
 $table = fresh_table('Unlocked');
-set_config('kusto_ingest.naptime' => '100ms');
+$pg->set_config('kusto_ingest.naptime' => '100ms');
 close_gate();
-$id = async('SELECT i FROM (SELECT pg_advisory_unlock_all()::text AS u, 5 AS i OFFSET 0) s WHERE u IS NOT NULL AND gate(i) > 0', $table);
+$id = $pg->async('SELECT i FROM (SELECT pg_advisory_unlock_all()::text AS u, 5 AS i OFFSET 0) s WHERE u IS NOT NULL AND gate(i) > 0', $table);
 wait_there($id, 'pg_advisory_unlock_all() in the query');
 my $pid = $pg->sql($worker_pid);
 $pg->sql("SELECT pg_terminate_backend($pid)");
@@ -168,7 +142,7 @@ $pg->sql('SELECT pg_sleep(0.5)');
 is($pg->sql("SELECT count(*) $jobs"), 1, 'makes nobody think that the process is gone');
 open_gate();
 is($pg->succeeds($id, 'it succeeds')->{runs}, 1, 'by its first run');
-set_config('kusto_ingest.naptime' => '1h');
+$pg->set_config('kusto_ingest.naptime' => '1h');
 
 # ---- in the way of other transactions ----
 
@@ -176,17 +150,17 @@ $pg->sql('CREATE TABLE counter AS SELECT 0 AS n');
 $pg->sql('ALTER DATABASE postgres SET default_transaction_isolation = $$repeatable read$$');
 $table = fresh_table('Serialization', 'n:int');
 close_gate();
-$id = async('UPDATE counter SET n = n + gate(1) RETURNING n', $table);
+$id = $pg->async('UPDATE counter SET n = n + gate(1) RETURNING n', $table);
 wait_there($id);
 $pg->sql('UPDATE counter SET n = 10');
 open_gate();
 $operation = $pg->succeeds($id, 'a serialization failure: it succeeds');
 is($operation->{runs}, 2, 'by its second run');
-rows_are($table, [ [11] ], 'what lands is that of the second');
+$pg->rows_are($table, [ [11] ], 'what lands is that of the second');
 
 # Each run meets another one.
 close_gate();
-$id = async('UPDATE counter SET n = n + gate(1) RETURNING n', $table);
+$id = $pg->async('UPDATE counter SET n = n + gate(1) RETURNING n', $table);
 for my $run (1 .. 3)
 {
 	wait_there($id, "run $run");
@@ -201,10 +175,10 @@ $pg->sql('ALTER DATABASE postgres RESET default_transaction_isolation');
 
 # ---- the worker goes ----
 
-set_config('kusto_ingest.max_jobs' => 1);
+$pg->set_config('kusto_ingest.max_jobs' => 1);
 $table = fresh_table('Orphan');
 $id = wait_at_gate($table, 6);
-my $next = async('INSERT INTO done VALUES (7) RETURNING i', $table);
+my $next = $pg->async('INSERT INTO done VALUES (7) RETURNING i', $table);
 $pid = $pg->sql($worker_pid);
 $pg->sql("SELECT pg_terminate_backend($pid)");
 $pg->poll("SELECT pid <> $pid FROM ($worker_pid) w", 't', 'the worker is terminated: a successor comes');
@@ -214,12 +188,12 @@ is($pg->operation($next)->{state}, 'pending', 'so the next one waits');
 open_gate();
 is($pg->succeeds($id, 'it ends')->{runs}, 1, 'by its first run');
 $pg->succeeds($next, 'then the next one runs');
-rows_are($table, [ [6], [7] ], 'both land once');
+$pg->rows_are($table, [ [6], [7] ], 'both land once');
 
 # ---- the tables are locked; two processes for one job ----
 
 # A job is started, but not before its tables are locked: the postmaster is made to wait for that.
-set_config('kusto_ingest.max_jobs' => 4);
+$pg->set_config('kusto_ingest.max_jobs' => 4);
 $table = fresh_table('Twice');
 my $postmaster = (split /\n/, slurp_file($pg->node->data_dir . '/postmaster.pid'))[0];
 END { kill 'CONT', $postmaster if $postmaster }
@@ -227,7 +201,7 @@ my $has_looked = q(SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'k
 	AND state = 'idle' AND query = 'looking for jobs' AND state_change > ');
 my $now = $waiting->sql('SELECT clock_timestamp()');
 kill 'STOP', $postmaster;
-$id = $waiting->sql(async_call('INSERT INTO done VALUES (8) RETURNING i', $table));
+$id = $waiting->sql($pg->async_call('INSERT INTO done VALUES (8) RETURNING i', $table));
 wait_until(sub { $keeper->sql("$has_looked$now'") == 1 }, 'the worker has a job started');
 $keeper->sql('BEGIN; LOCK TABLE kusto.operation IN ACCESS EXCLUSIVE MODE');
 kill 'CONT', $postmaster;
@@ -245,27 +219,27 @@ is($pg->sql("SELECT pid $jobs"), $first, 'that is still there');
 kill 'CONT', $first;
 $operation = $pg->succeeds($id, 'the first one goes on: it succeeds');
 is($operation->{runs}, 1, 'by its first run');
-rows_are($table, [ [8] ], 'it lands once');
+$pg->rows_are($table, [ [8] ], 'it lands once');
 done_is(8, 1, 'its effect is there once');
 is(log_lines(qr/operation $id waits/), 0, 'and the log has nothing of it');
 
 # ---- somebody has the row locked ----
 
 # An open kusto_cancel() for instance; more rows than there are places.
-set_config('kusto_ingest.max_jobs' => 0);
+$pg->set_config('kusto_ingest.max_jobs' => 0);
 $table = fresh_table('Locked');
-my @locked = map { async("INSERT INTO done VALUES ($_) RETURNING i", $table) } 101 .. 103;
+my @locked = map { $pg->async("INSERT INTO done VALUES ($_) RETURNING i", $table) } 101 .. 103;
 my $locked = join(', ', map { "'$_'" } @locked);
 $waiting->sql("BEGIN; SELECT FROM kusto.operation WHERE id IN ($locked) FOR UPDATE");
-$id = async('INSERT INTO done VALUES (104) RETURNING i', $table);
-set_config('kusto_ingest.max_jobs' => 1);
+$id = $pg->async('INSERT INTO done VALUES (104) RETURNING i', $table);
+$pg->set_config('kusto_ingest.max_jobs' => 1);
 is($pg->succeeds($id, 'rows are locked: the next one succeeds')->{runs}, 1, 'by its first run');
 is($pg->sql("SELECT string_agg(DISTINCT concat_ws('|', state, runs, not_before, error_message), ',') FROM kusto.operation WHERE id IN ($locked)"),
 	'pending|0', 'those that are locked wait, and nothing is said of them');
 $waiting->sql('COMMIT');
 is($pg->succeeds($_, 'then it succeeds')->{runs}, 1, 'by its first run') for @locked;
-rows_are($table, [ map { [$_] } 101 .. 104 ], 'each lands once');
-set_config('kusto_ingest.max_jobs' => 4);
+$pg->rows_are($table, [ map { [$_] } 101 .. 104 ], 'each lands once');
+$pg->set_config('kusto_ingest.max_jobs' => 4);
 
 # ---- rows that cannot be run ----
 
@@ -275,23 +249,23 @@ my @bad = (
 	[ q(options = jsonb_set(options, '{tags}', '7')), '22023', qr/cannot extract elements from a scalar/ ],
 	[ q(options = jsonb_set(options, '{settings,work_mem}', '"much"')), '22023', qr/work_mem/ ],
 	[ q(options = jsonb_set(options, '{creation_time}', '"late"')), '22007', qr/late/ ]);
-set_config('kusto_ingest.max_jobs' => 0);
+$pg->set_config('kusto_ingest.max_jobs' => 0);
 $table = fresh_table('Bad');
 for my $bad (@bad)
 {
-	push @$bad, async('SELECT 1 AS i', $table);
+	push @$bad, $pg->async('SELECT 1 AS i', $table);
 	$pg->sql("UPDATE kusto.operation SET $bad->[0] WHERE id = '$bad->[3]'");
 }
 $pg->fails_like("UPDATE kusto.operation SET $_ WHERE id = '$bad[0][3]'", { sqlstate => '23514' }, "a row with $_")
   for 'query = NULL', q(options = '[]');
-set_config('kusto_ingest.max_jobs' => 4);
+$pg->set_config('kusto_ingest.max_jobs' => 4);
 for my $bad (@bad)
 {
 	$operation = $pg->ends_as($bad->[3], 'failed', "$bad->[0]: it fails");
 	is_deeply([ @$operation{qw(error_code runs)} ], [ $bad->[1], 1 ], 'by its first run');
 	like($operation->{error_message}, $bad->[2], 'with the reason');
 }
-rows_are($table, [], 'nothing lands');
+$pg->rows_are($table, [], 'nothing lands');
 
 # ---- no slot ----
 
@@ -302,14 +276,14 @@ $pg->node->restart;
 $keeper = $pg->session;
 $table = fresh_table('NoSlot');
 $id = wait_at_gate($table, 9);
-my @more = map { async("SELECT gate($_) AS i", $table) } 10 .. 12;
+my @more = map { $pg->async("SELECT gate($_) AS i", $table) } 10 .. 12;
 wait_until(sub { log_lines(qr/could not start a background process for kusto_ingest operation/) }, 'no slot: the log tells');
 $pg->sql('SELECT pg_sleep(2.5)');
 is(log_lines(qr/could not start a background process for kusto_ingest operation/), 1, 'once');
 is($pg->sql(q(SELECT count(*) FROM kusto.operations WHERE state = 'pending' AND error_code IS NULL)), 3, 'they wait');
 open_gate();
 $pg->succeeds($_) for $id, @more;
-rows_are($table, [ map { [$_] } 9 .. 12 ], 'and all land');
+$pg->rows_are($table, [ map { [$_] } 9 .. 12 ], 'and all land');
 $pg->sql('ALTER SYSTEM RESET max_worker_processes; ALTER SYSTEM RESET max_logical_replication_workers');
 $keeper->quit;
 $pg->node->restart;
@@ -329,7 +303,7 @@ $keeper = $pg->session;
 is($pg->operation($id)->{state}, 'running', 'killed: the row is as it was');
 $operation = $pg->succeeds($id, 'who waits for it has it run again');
 is($operation->{runs}, 2, 'by its second run');
-rows_are($table, [ [13] ], 'it lands once');
+$pg->rows_are($table, [ [13] ], 'it lands once');
 done_is(13, 1, 'its effect is there once');
 $pg->sql('ALTER ROLE CURRENT_USER RESET synchronous_commit');
 
@@ -340,7 +314,7 @@ $keeper->quit;
 $pg->node->start;
 $keeper = $pg->session;
 $pg->succeeds($id, 'immediate shutdown: it runs again');
-rows_are($table, [ [13], [14] ], 'it lands once');
+$pg->rows_are($table, [ [13], [14] ], 'it lands once');
 done_is(14, 1, 'its effect is there once');
 
 # Who stops the server has nothing against the query.
@@ -355,7 +329,7 @@ for my $stop (1 .. 4)
 	wait_there($id, 'fast shutdown: it runs again') if $stop < 4;
 }
 is($pg->succeeds($id, 'it succeeds')->{runs}, 1, 'and no stop counts as a run');
-rows_are($table, [ [13], [14], [16] ], 'it lands once');
+$pg->rows_are($table, [ [13], [14], [16] ], 'it lands once');
 done_is(16, 1, 'its effect is there once');
 
 # ---- the process cannot connect ----
@@ -366,11 +340,11 @@ $pg->sql('CREATE DATABASE another');
 	$pg->sql('CREATE EXTENSION kusto_ingest');
 	$pg->connect_to($kusto);
 	$table = fresh_table('NoConnections');
-	$pg->succeeds(async('SELECT 1 AS i', $table), 'a job in another database');
+	$pg->succeeds($pg->async('SELECT 1 AS i', $table), 'a job in another database');
 	$waiting = $pg->session;
 }
 $pg->sql('ALTER DATABASE another ALLOW_CONNECTIONS false');
-$id = $waiting->sql(async_call('SELECT 2 AS i', $table));
+$id = $waiting->sql($pg->async_call('SELECT 2 AS i', $table));
 wait_until(sub { $waiting->sql("SELECT error_message FROM kusto.operations WHERE id = '$id'") eq 'the process that is to run the query could not begin' },
 	'no connections: the row tells');
 is($waiting->sql("SELECT state, runs FROM kusto.operations WHERE id = '$id'"), 'pending|0', 'it waits');
@@ -382,15 +356,15 @@ $pg->sql('ALTER DATABASE another ALLOW_CONNECTIONS true');
 	$operation = $pg->succeeds($id, 'it runs as soon as it may');
 }
 is_deeply([ @$operation{qw(error_code error_message details hint)} ], [ (undef) x 4 ], 'and the error is gone');
-rows_are($table, [ [1], [2] ], 'it lands');
+$pg->rows_are($table, [ [1], [2] ], 'it lands');
 $waiting->quit;
 
 # ---- the database is wanted ----
 
 {
 	local $pg->{dbname} = 'another';
-	my $busy = $pg->sql(async_call('SELECT i FROM pg_sleep(600), generate_series(1, 1) i', $table));
-	state_is($busy, 'running', 'a job in another database');
+	my $busy = $pg->sql($pg->async_call('SELECT i FROM pg_sleep(600), generate_series(1, 1) i', $table));
+	$pg->state_is($busy, 'running', 'a job in another database');
 }
 # A copy needs a moment without anybody in there: that is no run either.
 for my $copy (1 .. 3)
@@ -410,7 +384,7 @@ is($pg->sql("SELECT count(*) $jobs"), 0, 'its process is gone');
 
 $id = wait_at_gate($table, 15);
 $pg->sql('DROP EXTENSION kusto_ingest CASCADE');
-set_config('kusto_ingest.naptime' => '200ms');
+$pg->set_config('kusto_ingest.naptime' => '200ms');
 $pg->poll("SELECT count(*) = 0 $jobs", 't', 'DROP EXTENSION: the process ends');
 open_gate();
 done_is(15, 0, 'and what it did is rolled back');

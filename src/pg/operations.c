@@ -206,15 +206,13 @@ is_exactly_once(KpgExactlyOnce policy, const KcIngestBlob *blob)
 /* ---- staging ---- */
 
 static const char insert_operation[] =
-"INSERT INTO kusto.operation (id, owner, server, database, table_name, mode, source, query,"
+"INSERT INTO kusto.operation (" KPG_REQUEST_COLUMNS ","
 " options, table_command, state, rows, raw_bytes, compressed_bytes, blobs, type_errors,"
-" created_at, staged_at, finished_at, system_identifier, database_oid)"
-" VALUES ($1, $2, $3::name, $4, $5, $6, $7, $8,"
-" jsonb_strip_nulls(jsonb_build_object("
-"'mapping', $9, 'tags', $10, 'ingest_if_not_exists', $11, 'creation_time', $12,"
-" 'flush_immediately', $13, 'on_type_error', $14, 'exactly_once', $26)),"
-" $15, $16, $17, $18, $19, $20, $21::jsonb, $22, $23,"
-" CASE WHEN $16 = 'succeeded' THEN $23 END, $24, $25)";
+" staged_at, finished_at)"
+" VALUES (" KPG_REQUEST_VALUES ","
+" jsonb_strip_nulls(jsonb_build_object(" KPG_REQUEST_OPTIONS ")),"
+" $19, $20, $21, $22, $23, $24, $25::jsonb, $26,"
+" CASE WHEN $20 = 'succeeded' THEN $26 END)";
 
 static const char insert_blobs[] =
 "INSERT INTO kusto.blob (operation_id, ordinal, source_id, url, rows, raw_bytes,"
@@ -233,20 +231,14 @@ text_array_arg(ArrayType *value)
 	return arg;
 }
 
-static void
-stage_operation(const KpgOperationRequest *request, const KcIngest *ingest, const char *type_errors,
-				TimestampTz now, bool to_do)
+void
+kpg_operations_request_args(const KpgOperationRequest *request, KpgSqlArg *args)
 {
-	int			nblobs = kc_ingest_nblobs(ingest);
-	uint64_t	rows;
-	uint64_t	raw_bytes;
-	uint64_t	compressed_bytes;
 	KpgSqlArg	creation_time = kpg_operations_arg(TIMESTAMPTZOID, TimestampTzGetDatum(request->creation_time));
 
 	creation_time.isnull = !request->has_creation_time;
-	kc_ingest_totals(ingest, &rows, &raw_bytes, &compressed_bytes);
 
-	const KpgSqlArg args[] = {
+	const KpgSqlArg filled[] = {
 		kpg_operations_uuid_arg(&request->id),
 		kpg_operations_arg(OIDOID, ObjectIdGetDatum(request->owner)),
 		kpg_operations_text_arg(request->server),
@@ -261,6 +253,28 @@ stage_operation(const KpgOperationRequest *request, const KcIngest *ingest, cons
 		creation_time,
 		kpg_operations_arg(BOOLOID, BoolGetDatum(request->flush_immediately)),
 		kpg_operations_text_arg(request->on_type_error),
+		kpg_operations_text_arg(kpg_operations_exactly_once_name(request->exactly_once)),
+		kpg_operations_arg(TIMESTAMPTZOID, TimestampTzGetDatum(request->created_at)),
+		kpg_operations_cluster_arg(),
+		kpg_operations_database_arg()
+	};
+
+	StaticAssertStmt(lengthof(filled) == KPG_REQUEST_ARGS, "all arguments of a request are there");
+	memcpy(args, filled, sizeof(filled));
+}
+
+static void
+stage_operation(const KpgOperationRequest *request, const KcIngest *ingest, const char *type_errors,
+				TimestampTz now, bool to_do)
+{
+	int			nblobs = kc_ingest_nblobs(ingest);
+	uint64_t	rows;
+	uint64_t	raw_bytes;
+	uint64_t	compressed_bytes;
+
+	kc_ingest_totals(ingest, &rows, &raw_bytes, &compressed_bytes);
+
+	const KpgSqlArg result[] = {
 		kpg_operations_text_arg(request->table_command),
 		kpg_operations_text_arg(to_do ? "staged" : "succeeded"),
 		kpg_operations_arg(INT8OID, Int64GetDatum((int64) rows)),
@@ -268,13 +282,12 @@ stage_operation(const KpgOperationRequest *request, const KcIngest *ingest, cons
 		kpg_operations_arg(INT8OID, Int64GetDatum((int64) compressed_bytes)),
 		kpg_operations_arg(INT4OID, Int32GetDatum(nblobs)),
 		kpg_operations_text_arg(type_errors),
-		kpg_operations_arg(TIMESTAMPTZOID, TimestampTzGetDatum(request->created_at)),
-		kpg_operations_arg(TIMESTAMPTZOID, TimestampTzGetDatum(now)),
-		kpg_operations_cluster_arg(),
-		kpg_operations_database_arg(),
-		kpg_operations_text_arg(kpg_operations_exactly_once_name(request->exactly_once))
+		kpg_operations_arg(TIMESTAMPTZOID, TimestampTzGetDatum(now))
 	};
+	KpgSqlArg	args[KPG_REQUEST_ARGS + lengthof(result)];
 
+	kpg_operations_request_args(request, args);
+	memcpy(args + KPG_REQUEST_ARGS, result, sizeof(result));
 	(void) kpg_operations_execute(insert_operation, args, lengthof(args), SPI_OK_INSERT, 0);
 }
 

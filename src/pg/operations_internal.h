@@ -55,6 +55,22 @@ extern Datum kpg_operations_value(uint64 row, int column, bool *isnull);
 extern char *kpg_operations_string(MemoryContext context, uint64 row, int column);
 
 /*
+ * What a new row says of its request, whether the query has run or is to run:
+ * parameters 1 to KPG_REQUEST_ARGS of the INSERT.
+ */
+#define KPG_REQUEST_ARGS	18
+#define KPG_REQUEST_COLUMNS \
+	"id, owner, server, database, table_name, mode, source, query, created_at, system_identifier, database_oid"
+#define KPG_REQUEST_VALUES \
+	"$1, $2, $3::name, $4, $5, $6, $7, $8, $16, $17, $18"
+/* Members for jsonb_build_object(), of column options. */
+#define KPG_REQUEST_OPTIONS \
+	"'mapping', $9, 'tags', $10, 'ingest_if_not_exists', $11, 'creation_time', $12," \
+	" 'flush_immediately', $13, 'on_type_error', $14, 'exactly_once', $15"
+
+extern void kpg_operations_request_args(const KpgOperationRequest *request, KpgSqlArg *args);
+
+/*
  * Move an operation, inside a scope; error_code and the like are kept or
  * forgotten.  False when the row is gone or its state forbids the move.
  */

@@ -34,14 +34,11 @@ static const char *const recorded_settings[] = {
 };
 
 static const char insert_pending[] =
-"INSERT INTO kusto.operation (id, owner, server, database, table_name, mode, source, query,"
-" options, state, created_at, system_identifier, database_oid)"
-" VALUES ($1, $2, $3::name, $4, $5, $6, $7, $8,"
-" jsonb_strip_nulls(jsonb_build_object("
-"'mapping', $9, 'tags', $10, 'ingest_if_not_exists', $11, 'creation_time', $12,"
-" 'flush_immediately', $13, 'create_table', $14, 'on_type_error', $15, 'exactly_once', $16,"
-" 'settings', jsonb_object($17, $18))),"
-" 'pending', $19, $20, $21)";
+"INSERT INTO kusto.operation (" KPG_REQUEST_COLUMNS ", options, state)"
+" VALUES (" KPG_REQUEST_VALUES ","
+" jsonb_strip_nulls(jsonb_build_object(" KPG_REQUEST_OPTIONS ","
+" 'create_table', $19, 'settings', jsonb_object($20, $21))),"
+" 'pending')";
 
 /* The last row tells when the next of those that wait may be tried. */
 static const char select_jobs[] =
@@ -99,18 +96,10 @@ static const char update_not_before[] =
 /* ---- submitting ---- */
 
 static KpgSqlArg
-text_array_arg(ArrayType *value)
+texts_arg(Datum *values, int n)
 {
-	KpgSqlArg	arg = kpg_operations_arg(TEXTARRAYOID, PointerGetDatum(value));
-
-	arg.isnull = value == NULL;
-	return arg;
-}
-
-static ArrayType *
-text_array(Datum *values, int n)
-{
-	return construct_array(values, n, TEXTOID, -1, false, TYPALIGN_INT);
+	return kpg_operations_arg(TEXTARRAYOID,
+							  PointerGetDatum(construct_array(values, n, TEXTOID, -1, false, TYPALIGN_INT)));
 }
 
 void
@@ -119,10 +108,9 @@ kpg_operations_submit(const KpgOperationRequest *request, bool create_table)
 	int			n = lengthof(recorded_settings);
 	Datum		names[lengthof(recorded_settings)];
 	Datum		values[lengthof(recorded_settings)];
-	KpgSqlArg	creation_time = kpg_operations_arg(TIMESTAMPTZOID, TimestampTzGetDatum(request->creation_time));
+	KpgSqlArg	args[KPG_REQUEST_ARGS + 3];
 	KpgSqlScope scope;
 
-	creation_time.isnull = !request->has_creation_time;
 	/* Before the scope, which has a search_path of its own. */
 	for (int i = 0; i < n; i++)
 	{
@@ -131,33 +119,11 @@ kpg_operations_submit(const KpgOperationRequest *request, bool create_table)
 	}
 
 	kpg_operations_enter(&scope);
-	{
-		const KpgSqlArg args[] = {
-			kpg_operations_uuid_arg(&request->id),
-			kpg_operations_arg(OIDOID, ObjectIdGetDatum(request->owner)),
-			kpg_operations_text_arg(request->server),
-			kpg_operations_text_arg(request->database),
-			kpg_operations_text_arg(request->table_name),
-			kpg_operations_text_arg(request->mode),
-			kpg_operations_text_arg(request->source),
-			kpg_operations_text_arg(request->query),
-			kpg_operations_text_arg(request->mapping),
-			text_array_arg(request->tags),
-			text_array_arg(request->ingest_if_not_exists),
-			creation_time,
-			kpg_operations_arg(BOOLOID, BoolGetDatum(request->flush_immediately)),
-			kpg_operations_arg(BOOLOID, BoolGetDatum(create_table)),
-			kpg_operations_text_arg(request->on_type_error),
-			kpg_operations_text_arg(kpg_operations_exactly_once_name(request->exactly_once)),
-			text_array_arg(text_array(names, n)),
-			text_array_arg(text_array(values, n)),
-			kpg_operations_arg(TIMESTAMPTZOID, TimestampTzGetDatum(request->created_at)),
-			kpg_operations_cluster_arg(),
-			kpg_operations_database_arg()
-		};
-
-		(void) kpg_operations_execute(insert_pending, args, lengthof(args), SPI_OK_INSERT, 0);
-	}
+	kpg_operations_request_args(request, args);
+	args[KPG_REQUEST_ARGS] = kpg_operations_arg(BOOLOID, BoolGetDatum(create_table));
+	args[KPG_REQUEST_ARGS + 1] = texts_arg(names, n);
+	args[KPG_REQUEST_ARGS + 2] = texts_arg(values, n);
+	(void) kpg_operations_execute(insert_pending, args, lengthof(args), SPI_OK_INSERT, 0);
 	kpg_operations_leave(&scope);
 }
 

@@ -225,6 +225,20 @@ sub ingest
 	return $self->sql('SELECT ' . $self->ingest_call($query, $table, %arguments));
 }
 
+# The same for kusto_ingest_async; options come first: user.
+sub async_call
+{
+	my ($self, @call) = @_;
+	return 'SELECT ' . $self->ingest_call(@call) =~ s/^kusto_ingest\(/kusto_ingest_async(/r;
+}
+
+sub async
+{
+	my ($self, @call) = @_;
+	my %options = ref $call[0] ? %{ shift @call } : ();
+	return $self->sql($self->async_call(@call), %options);
+}
+
 # The row of kusto.operations, or undef.
 sub operation
 {
@@ -300,6 +314,23 @@ sub lands
 	return $operation;
 }
 
+# Tests that Kusto's table holds exactly these rows once the service has nothing left to do.
+sub rows_are
+{
+	my ($self, $table, $rows, $name) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	$self->kusto->settle;
+	return same_rows($self->kusto->rows(DATABASE, $table), $rows, $name);
+}
+
+# Waits until the operation is in this state.
+sub state_is
+{
+	my ($self, $id, $state, $name) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	return $self->poll("SELECT state = '$state' FROM kusto.operations WHERE id = '$id'", 't', $name);
+}
+
 # Compares typed rows, in any order.
 sub same_rows
 {
@@ -308,6 +339,15 @@ sub same_rows
 	my $json = JSON::PP->new->canonical->allow_nonref->allow_blessed->convert_blessed;
 	my @sorted = map { [ sort map { $json->encode($_) } @$_ ] } $got, $expected;
 	return is_deeply($sorted[0], $sorted[1], $name);
+}
+
+# Sets parameters of the server; those that take a reload work when the reload is noticed.
+sub set_config
+{
+	my ($self, %settings) = @_;
+	$self->sql("LOAD 'kusto_ingest'; ALTER SYSTEM SET $_ = " . literal($settings{$_})) for sort keys %settings;
+	$self->sql('SELECT pg_reload_conf()');
+	return;
 }
 
 # ---- odds and ends ----
