@@ -60,7 +60,7 @@ sub takes_less
 	return cmp_ok($best, '<', $limit, "$mode: $name");
 }
 
-# A job is run at most three times, so that each is to be disturbed by one command only.
+# Each command gets a job of its own to disturb.
 sub let_job_end
 {
 	my ($dbname) = @_;
