@@ -35,8 +35,8 @@ CREATE TABLE kusto.operation (
 	server name NOT NULL,
 	database text NOT NULL,
 	table_name text NOT NULL,
-	mode text NOT NULL CHECK (mode IN ('queued')),
-	source text NOT NULL CHECK (source IN ('query')),
+	mode text NOT NULL CHECK (mode IN ('queued', 'streaming', 'managed', 'direct')),
+	source text NOT NULL CHECK (source IN ('query', 'capture')),
 	query text,
 	options jsonb NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(options) = 'object'),
 	table_command text,
@@ -131,6 +131,138 @@ CREATE TABLE kusto.worker (
 	CHECK ((last_error IS NULL) = (last_error_at IS NULL))
 );
 COMMENT ON TABLE kusto.worker IS 'what this database''s background worker tells of itself; read the view kusto.workers instead';
+
+-- ---------------------------------------------------------------------------
+-- Row changes
+-- ---------------------------------------------------------------------------
+
+-- One number for each statement that changes captured rows, or row where the
+-- triggers are for each row; drawn while the rows are locked, so that changes of
+-- one row have ascending numbers, whoever makes them.  Column _seq in Kusto is
+-- the number times 2^20 plus the place in the statement.
+CREATE SEQUENCE kusto.change_number AS bigint;
+COMMENT ON SEQUENCE kusto.change_number IS 'puts row changes in order';
+
+CREATE TABLE kusto.capture (
+	id integer PRIMARY KEY GENERATED ALWAYS AS IDENTITY CHECK (id > 0),
+	relation oid NOT NULL,
+	relation_name text NOT NULL,
+	owner oid NOT NULL,
+	server name NOT NULL,
+	database text NOT NULL,
+	table_name text NOT NULL,
+	columns text[],
+	old_values boolean NOT NULL,
+	create_table boolean NOT NULL,
+	on_type_error text NOT NULL CHECK (on_type_error IN ('error', 'null', 'string')),
+	snapshot_operation uuid,
+	snapshot_seq bigint,
+	created_at timestamptz NOT NULL,
+	ended_at timestamptz,
+	system_identifier bigint NOT NULL,
+	database_oid oid NOT NULL
+);
+COMMENT ON TABLE kusto.capture IS 'tables whose row changes go to Kusto; read the view kusto.captures instead';
+COMMENT ON COLUMN kusto.capture.relation IS 'the captured table, for partitions the one that was captured with them';
+COMMENT ON COLUMN kusto.capture.relation_name IS 'its name when the capture began';
+COMMENT ON COLUMN kusto.capture.owner IS 'owner of the captured table, whose user mapping is used';
+COMMENT ON COLUMN kusto.capture.columns IS 'columns that are captured; null: all';
+COMMENT ON COLUMN kusto.capture.snapshot_operation IS 'export of the existing rows; changes wait until it is staged';
+COMMENT ON COLUMN kusto.capture.snapshot_seq IS '_seq of the existing rows';
+COMMENT ON COLUMN kusto.capture.ended_at IS 'when it was given up; what was captured before is still sent';
+
+CREATE UNIQUE INDEX capture_target ON kusto.capture (relation, server, database, table_name)
+	WHERE ended_at IS NULL;
+COMMENT ON INDEX kusto.capture_target IS 'what a trigger belongs to';
+
+-- Which columns the fields of a chunk are; it only ever grows at its end, so
+-- that each shape is a beginning of the next.  The same shape may stand here
+-- twice, when two sessions found it at the same time.
+CREATE TABLE kusto.capture_shape (
+	id bigint PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
+	capture integer NOT NULL REFERENCES kusto.capture ON DELETE CASCADE,
+	shape bigint NOT NULL,
+	columns jsonb NOT NULL CHECK (jsonb_typeof(columns) = 'array'),
+	created_at timestamptz NOT NULL,
+	accepted boolean NOT NULL
+);
+COMMENT ON TABLE kusto.capture_shape IS 'columns of captured row changes, as the Kusto table must have them';
+COMMENT ON COLUMN kusto.capture_shape.shape IS 'hash of the columns; row changes name it';
+COMMENT ON COLUMN kusto.capture_shape.columns IS 'name and type in Kusto, and number in PostgreSQL, of each column behind _op, _txid, _seq, _changed_at and _old';
+COMMENT ON COLUMN kusto.capture_shape.accepted IS 'the Kusto table has these columns, says whoever has called kusto_capture; or the worker sees to it';
+CREATE INDEX capture_shape_capture ON kusto.capture_shape (capture);
+COMMENT ON INDEX kusto.capture_shape_capture IS 'the shapes of a capture';
+
+-- The outbox: a ring of three tables.  Rows are only ever inserted, and a table
+-- is truncated when all of it is in Kusto, so nothing here needs vacuuming,
+-- however long a transaction is open.  A row of capture -n is no data but says
+-- how far capture n has got.
+
+CREATE TABLE kusto.outbox_0 (
+	txid xid8 NOT NULL,
+	seq bigint NOT NULL,
+	shape bigint NOT NULL,
+	changed_at timestamptz NOT NULL,
+	capture integer NOT NULL,
+	rows integer NOT NULL,
+	data bytea NOT NULL
+) WITH (autovacuum_enabled = false, toast.autovacuum_enabled = false, toast_tuple_target = 8160);
+ALTER TABLE kusto.outbox_0 ALTER COLUMN data SET STORAGE EXTERNAL;
+COMMENT ON TABLE kusto.outbox_0 IS 'row changes that are to be sent to Kusto, as CSV; one of three tables that are written in turn';
+CREATE INDEX outbox_0_batch ON kusto.outbox_0 (capture, txid, seq);
+COMMENT ON INDEX kusto.outbox_0_batch IS 'what a capture has to send that was not visible at its last batch';
+
+CREATE TABLE kusto.outbox_1 (
+	txid xid8 NOT NULL,
+	seq bigint NOT NULL,
+	shape bigint NOT NULL,
+	changed_at timestamptz NOT NULL,
+	capture integer NOT NULL,
+	rows integer NOT NULL,
+	data bytea NOT NULL
+) WITH (autovacuum_enabled = false, toast.autovacuum_enabled = false, toast_tuple_target = 8160);
+ALTER TABLE kusto.outbox_1 ALTER COLUMN data SET STORAGE EXTERNAL;
+COMMENT ON TABLE kusto.outbox_1 IS 'row changes that are to be sent to Kusto, as CSV; one of three tables that are written in turn';
+CREATE INDEX outbox_1_batch ON kusto.outbox_1 (capture, txid, seq);
+COMMENT ON INDEX kusto.outbox_1_batch IS 'what a capture has to send that was not visible at its last batch';
+
+CREATE TABLE kusto.outbox_2 (
+	txid xid8 NOT NULL,
+	seq bigint NOT NULL,
+	shape bigint NOT NULL,
+	changed_at timestamptz NOT NULL,
+	capture integer NOT NULL,
+	rows integer NOT NULL,
+	data bytea NOT NULL
+) WITH (autovacuum_enabled = false, toast.autovacuum_enabled = false, toast_tuple_target = 8160);
+ALTER TABLE kusto.outbox_2 ALTER COLUMN data SET STORAGE EXTERNAL;
+COMMENT ON TABLE kusto.outbox_2 IS 'row changes that are to be sent to Kusto, as CSV; one of three tables that are written in turn';
+CREATE INDEX outbox_2_batch ON kusto.outbox_2 (capture, txid, seq);
+COMMENT ON INDEX kusto.outbox_2_batch IS 'what a capture has to send that was not visible at its last batch';
+
+CREATE TABLE kusto.dead_letter (
+	id uuid PRIMARY KEY,
+	capture integer NOT NULL,
+	relation_name text NOT NULL,
+	owner oid NOT NULL,
+	server name NOT NULL,
+	database text NOT NULL,
+	table_name text NOT NULL,
+	first_seq bigint NOT NULL,
+	rows bigint NOT NULL,
+	data bytea NOT NULL,
+	created_at timestamptz NOT NULL,
+	error_code text,
+	error_message text NOT NULL,
+	details text,
+	hint text,
+	activity_id text,
+	system_identifier bigint NOT NULL,
+	database_oid oid NOT NULL
+);
+ALTER TABLE kusto.dead_letter ALTER COLUMN data SET STORAGE EXTERNAL;
+COMMENT ON TABLE kusto.dead_letter IS 'row changes that Kusto has refused; read the view kusto.dead_letters instead';
+COMMENT ON COLUMN kusto.dead_letter.data IS 'CSV';
 
 -- A reader sees the operations of the roles that it is a member of; monitoring
 -- roles see all, but neither the query of others nor what a query that failed
@@ -361,6 +493,56 @@ COMMENT ON FUNCTION kusto_create_table_command(text, text, text)
 IS 'the .create-merge table command for the result of a query';
 
 -- ---------------------------------------------------------------------------
+-- Capturing row changes
+-- ---------------------------------------------------------------------------
+
+CREATE FUNCTION kusto_capture_changes()
+RETURNS trigger
+AS 'MODULE_PATHNAME', 'kusto_capture_changes'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION kusto_capture_changes()
+IS 'trigger: record row changes for Kusto; arguments: database, table, server, then option=value';
+
+CREATE FUNCTION kusto_capture(
+	relation regclass,
+	database text,
+	table_name text,
+	server name DEFAULT NULL,
+	events text[] DEFAULT ARRAY['insert', 'update', 'delete', 'truncate'],
+	columns text[] DEFAULT NULL,
+	old_values boolean DEFAULT false,
+	snapshot boolean DEFAULT false,
+	create_table boolean DEFAULT false,
+	on_type_error text DEFAULT 'error',
+	replicated boolean DEFAULT false)
+RETURNS uuid
+AS 'MODULE_PATHNAME', 'kusto_capture'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION kusto_capture(regclass, text, text, name, text[], text[], boolean, boolean, boolean, text, boolean)
+IS 'send every row change of a table to Kusto from now on; with snapshot the existing rows, too, and returns the operation that does that';
+
+CREATE FUNCTION kusto_uncapture(relation regclass, database text DEFAULT NULL, table_name text DEFAULT NULL)
+RETURNS void
+AS 'MODULE_PATHNAME', 'kusto_uncapture'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION kusto_uncapture(regclass, text, text)
+IS 'capture no more row changes of a table; those captured before are still sent';
+
+CREATE FUNCTION kusto_flush(timeout interval DEFAULT NULL)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'kusto_flush'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION kusto_flush(interval)
+IS 'have row changes sent that were committed before the call, and wait for that; false when the time is over';
+
+CREATE FUNCTION kusto_capture_views(relation regclass, OUT name text, OUT purpose text, OUT command text)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'kusto_capture_views'
+LANGUAGE C STABLE PARALLEL UNSAFE;
+COMMENT ON FUNCTION kusto_capture_views(regclass)
+IS 'the commands that make, in Kusto, a view of a captured table''s current rows and one of its history without duplicates';
+
+-- ---------------------------------------------------------------------------
 -- Asking Kusto
 -- ---------------------------------------------------------------------------
 
@@ -411,3 +593,9 @@ REVOKE ALL ON FUNCTION kusto_create_table_command(text, text, text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION kusto_query(text, text, name) FROM PUBLIC;
 REVOKE ALL ON FUNCTION kusto_command(text, text, name) FROM PUBLIC;
 REVOKE ALL ON FUNCTION kusto_test_connection(name) FROM PUBLIC;
+REVOKE ALL ON ALL SEQUENCES IN SCHEMA kusto FROM PUBLIC;
+REVOKE ALL ON FUNCTION kusto_capture_changes() FROM PUBLIC;
+REVOKE ALL ON FUNCTION kusto_capture(regclass, text, text, name, text[], text[], boolean, boolean, boolean, text, boolean) FROM PUBLIC;
+REVOKE ALL ON FUNCTION kusto_uncapture(regclass, text, text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION kusto_flush(interval) FROM PUBLIC;
+REVOKE ALL ON FUNCTION kusto_capture_views(regclass) FROM PUBLIC;

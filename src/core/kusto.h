@@ -228,6 +228,74 @@ typedef struct KcStatusTask
 extern KcStatus kc_kusto_status_start(KcClient *client, KcSlice status_table, const KcUuid *source_id,
 									  KcStatusTask **task, KcError *err);
 
+/* ---- ingestion at once ---- */
+
+/*
+ * The service's limit for one request of streaming ingestion, of uncompressed
+ * data (learn.microsoft.com/azure/data-explorer/ingest-data-streaming).
+ */
+#define KC_STREAM_MAX_RAW (4 * 1024 * 1024)
+
+typedef enum KcStreamVerdict
+{
+	KC_STREAM_INGESTED,			/* error.status is KC_OK: the data is in the table */
+	KC_STREAM_QUEUE,			/* not this way: queue it.  error says why */
+	KC_STREAM_REFUSED,			/* the data themselves are wrong: no way will do */
+	KC_STREAM_FAILED			/* neither way will do now: identity, rights, no such
+								 * table, cancelled */
+} KcStreamVerdict;
+
+typedef struct KcStreamRequest
+{
+	KcSlice		database;
+	KcSlice		table;
+	KcSlice		mapping;		/* of CSV, or empty */
+	KcSlice		csv;			/* copied (compressed) by the start function */
+	bool		managed;		/* whoever asks can queue: after three tries, or when
+								 * the table is known to refuse, the verdict is
+								 * KC_STREAM_QUEUE.  Otherwise tries last as long as
+								 * the client's retry_total_ms */
+} KcStreamRequest;
+
+typedef struct KcStreamTask
+{
+	KcTask		task;
+	KcStreamVerdict verdict;
+	int			attempts;		/* requests sent; 0: the table was known to refuse */
+	bool		doubtful;		/* not ingested as far as is known, but an attempt may
+								 * have had its effect */
+} KcStreamTask;
+
+/*
+ * Stream CSV into a table; its effect is immediate.  At least once: an attempt
+ * whose answer is lost is repeated.  That a table refuses streaming (no policy,
+ * disabled, too large an update policy) is remembered by the client for
+ * KC_STREAM_REFUSAL_MS, throttling for KC_STREAM_THROTTLE_MS: managed requests
+ * are answered KC_STREAM_QUEUE meanwhile without asking.
+ * (learn.microsoft.com/kusto/api/rest/streaming-ingest)
+ */
+#define KC_STREAM_REFUSAL_MS	(15 * 60 * 1000)
+#define KC_STREAM_THROTTLE_MS	(10 * 1000)
+extern KcStatus kc_kusto_stream_start(KcClient *client, const KcStreamRequest *request,
+									  KcStreamTask **task, KcError *err);
+
+/*
+ * ".ingest into table" of committed blobs, all of them or none, and wait for
+ * it; throttling is retried.  Of the properties all but report and exactly_once
+ * are used.  The URLs are without SAS; their containers must be among the
+ * service's current ones.  The command is a secret: it holds signatures.
+ * (learn.microsoft.com/kusto/management/data-ingestion/ingest-from-storage)
+ */
+typedef struct KcDirectTask
+{
+	KcTask		task;
+	bool		doubtful;		/* failed, but it may have had its effect */
+} KcDirectTask;
+
+extern KcStatus kc_kusto_direct_start(KcClient *client, const KcIngestProperties *properties,
+									  const KcSlice *blob_urls, int nblobs,
+									  KcDirectTask **task, KcError *err);
+
 /* ---- testing a connection, one step at a time ---- */
 
 typedef enum KcProbe

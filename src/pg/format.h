@@ -45,6 +45,22 @@ extern KpgRowFormat *kpg_format_create(TupleDesc desc, KpgOnTypeError policy);
  */
 extern void kpg_format_row(KpgRowFormat *format, TupleTableSlot *slot, uint64 rownum, KcCsvWriter *w);
 
+/*
+ * As kpg_format_create(), for the columns with these numbers, in this order; 0
+ * or the number of a dropped column: an empty field.
+ */
+extern KpgRowFormat *kpg_format_create_for(TupleDesc desc, const AttrNumber *columns, int ncolumns,
+										   KpgOnTypeError policy);
+
+/*
+ * The fields alone, for a row that has others before them.  The caller has
+ * begun the row and will end it.
+ */
+extern void kpg_format_fields(KpgRowFormat *format, TupleTableSlot *slot, KcCsvWriter *w);
+
+/* The same values as one field that is a JSON object, of the columns that exist. */
+extern void kpg_format_object(KpgRowFormat *format, TupleTableSlot *slot, KcCsvWriter *w);
+
 /* Kusto's type for a column under a policy: "long", "datetime", ... */
 extern const char *kpg_format_kusto_type(Oid type, int32 typmod, KpgOnTypeError policy);
 

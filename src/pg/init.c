@@ -41,6 +41,9 @@ int			kpg_max_jobs = 4;
 int			kpg_job_timeout_ms = 0;
 int			kpg_status_timeout_s = 48 * 60 * 60;
 int			kpg_retention_s = 7 * 24 * 60 * 60;
+int			kpg_flush_interval_ms = 1000;
+int			kpg_outbox_limit_kb = 8 * 1024 * 1024;
+int			kpg_outbox_limit_action = KPG_OUTBOX_LIMIT_WARN;
 
 PGDLLEXPORT void _PG_init(void);
 
@@ -187,6 +190,32 @@ define_jobs(void)
 							PGC_USERSET, GUC_UNIT_MS, NULL, NULL, NULL);
 }
 
+static const struct config_enum_entry outbox_limit_actions[] = {
+	{"warn", KPG_OUTBOX_LIMIT_WARN, false},
+	{"error", KPG_OUTBOX_LIMIT_ERROR, false},
+	{NULL, 0, false}
+};
+
+static void
+define_capture(void)
+{
+	DefineCustomIntVariable("kusto_ingest.flush_interval",
+							"Time for which captured row changes wait for others to be sent with them.",
+							"Zero means that they are sent at once.",
+							&kpg_flush_interval_ms, 1000, 0, 60 * 60 * 1000,
+							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomIntVariable("kusto_ingest.outbox_limit",
+							"Size of the outbox of captured row changes above which outbox_limit_action is taken.",
+							"-1 means no limit.",
+							&kpg_outbox_limit_kb, 8 * 1024 * 1024, -1, INT_MAX,
+							PGC_SUSET, GUC_UNIT_KB, NULL, NULL, NULL);
+	DefineCustomEnumVariable("kusto_ingest.outbox_limit_action",
+							 "What becomes of a row change when the outbox is above its limit.",
+							 "With \"warn\" it is recorded and the server log says so; with \"error\" it fails.",
+							 &kpg_outbox_limit_action, KPG_OUTBOX_LIMIT_WARN, outbox_limit_actions,
+							 PGC_SUSET, 0, NULL, NULL, NULL);
+}
+
 void
 _PG_init(void)
 {
@@ -194,6 +223,7 @@ _PG_init(void)
 	define_network();
 	define_worker();
 	define_jobs();
+	define_capture();
 	kpg_fault_define();
 	kpg_compat_reserve_prefix("kusto_ingest");
 

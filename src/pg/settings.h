@@ -36,4 +36,15 @@ extern int	kpg_job_timeout_ms; /* of the query of a job; 0: no limit */
 extern int	kpg_status_timeout_s;	/* a posted blob without an outcome is given up */
 extern int	kpg_retention_s;	/* records of what finished so long ago go; -1: never */
 
+/* row changes */
+typedef enum KpgOutboxLimitAction
+{
+	KPG_OUTBOX_LIMIT_WARN,
+	KPG_OUTBOX_LIMIT_ERROR
+} KpgOutboxLimitAction;
+
+extern int	kpg_flush_interval_ms;	/* changes wait so long for others; 0: not at all */
+extern int	kpg_outbox_limit_kb;	/* -1: none */
+extern int	kpg_outbox_limit_action;
+
 #endif							/* KPG_SETTINGS_H */
