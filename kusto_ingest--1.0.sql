@@ -159,8 +159,10 @@ CREATE TABLE kusto.capture (
 	snapshot_seq bigint,
 	created_at timestamptz NOT NULL,
 	ended_at timestamptz,
+	forgotten_at timestamptz,
 	system_identifier bigint NOT NULL,
-	database_oid oid NOT NULL
+	database_oid oid NOT NULL,
+	CHECK (ended_at IS NOT NULL OR forgotten_at IS NULL)
 );
 COMMENT ON TABLE kusto.capture IS 'tables whose row changes go to Kusto; read the view kusto.captures instead';
 COMMENT ON COLUMN kusto.capture.relation IS 'the captured table, for partitions the one that was captured with them';
@@ -170,6 +172,9 @@ COMMENT ON COLUMN kusto.capture.columns IS 'columns that are captured; null: all
 COMMENT ON COLUMN kusto.capture.snapshot_operation IS 'export of the existing rows; changes wait until it is staged';
 COMMENT ON COLUMN kusto.capture.snapshot_seq IS '_seq of the existing rows';
 COMMENT ON COLUMN kusto.capture.ended_at IS 'when it was given up; what was captured before is still sent';
+COMMENT ON COLUMN kusto.capture.forgotten_at IS 'when all of it had been sent; the last one of a Kusto table is kept, which tells the order of its columns';
+
+COMMENT ON SEQUENCE kusto.capture_id_seq IS 'numbers of captures';
 
 CREATE UNIQUE INDEX capture_target ON kusto.capture (relation, server, database, table_name)
 	WHERE ended_at IS NULL;
@@ -177,10 +182,11 @@ COMMENT ON INDEX kusto.capture_target IS 'what a trigger belongs to';
 
 -- Which columns the fields of a chunk are; it only ever grows at its end, so
 -- that each shape is a beginning of the next.  The same shape may stand here
--- twice, when two sessions found it at the same time.
+-- twice, when two sessions found it at the same time.  The check of a foreign key
+-- would not see a capture that is newer than the transaction's snapshot.
 CREATE TABLE kusto.capture_shape (
 	id bigint PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
-	capture integer NOT NULL REFERENCES kusto.capture ON DELETE CASCADE,
+	capture integer NOT NULL,
 	shape bigint NOT NULL,
 	columns jsonb NOT NULL CHECK (jsonb_typeof(columns) = 'array'),
 	created_at timestamptz NOT NULL,
@@ -190,6 +196,7 @@ COMMENT ON TABLE kusto.capture_shape IS 'columns of captured row changes, as the
 COMMENT ON COLUMN kusto.capture_shape.shape IS 'hash of the columns; row changes name it';
 COMMENT ON COLUMN kusto.capture_shape.columns IS 'name and type in Kusto, and number in PostgreSQL, of each column behind _op, _txid, _seq, _changed_at and _old';
 COMMENT ON COLUMN kusto.capture_shape.accepted IS 'the Kusto table has these columns, says whoever has called kusto_capture; or the worker sees to it';
+COMMENT ON SEQUENCE kusto.capture_shape_id_seq IS 'tells which of a capture''s shapes is the newest';
 CREATE INDEX capture_shape_capture ON kusto.capture_shape (capture);
 COMMENT ON INDEX kusto.capture_shape_capture IS 'the shapes of a capture';
 
@@ -311,6 +318,7 @@ CREATE VIEW kusto.progress AS
 			WHEN 1 THEN 'running the query'
 			WHEN 2 THEN 'uploading the rest'
 			WHEN 3 THEN 'staging'
+			WHEN 4 THEN 'waiting for Kusto'
 		END AS phase,
 		p.param3 AS rows,
 		p.param1 AS raw_bytes,
@@ -386,6 +394,20 @@ COMMENT ON VIEW kusto.workers IS 'the background worker of this database and its
 COMMENT ON COLUMN kusto.workers.last_error IS 'what went wrong last in the worker, or with an export; for monitoring roles';
 COMMENT ON COLUMN kusto.workers.oldest_unposted_age IS 'since when the oldest operation that the reader may see waits to be posted';
 
+-- Whose table it was sees its own; monitoring roles see all, but not the data.
+CREATE VIEW kusto.dead_letters WITH (security_barrier) AS
+	SELECT id, relation_name, pg_catalog.pg_get_userbyid(owner) AS owner, server, database, table_name,
+		first_seq, rows, pg_catalog.octet_length(data) AS bytes,
+		CASE WHEN pg_catalog.pg_has_role(owner, 'USAGE') THEN data END AS data,
+		created_at, error_code, error_message, details, hint, activity_id,
+		system_identifier, database_oid
+	FROM kusto.dead_letter
+	WHERE pg_catalog.pg_has_role(owner, 'USAGE')
+		OR pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE');
+COMMENT ON VIEW kusto.dead_letters IS 'row changes that Kusto has refused: kusto_retry(id) sends them again, kusto_cancel(id) gives them up';
+COMMENT ON COLUMN kusto.dead_letters.first_seq IS '_seq of the first of them';
+COMMENT ON COLUMN kusto.dead_letters.data IS 'CSV in UTF-8, with the columns of the Kusto table; for members of the owner';
+
 -- ---------------------------------------------------------------------------
 -- Exporting
 -- ---------------------------------------------------------------------------
@@ -408,7 +430,7 @@ RETURNS uuid
 AS 'MODULE_PATHNAME', 'kusto_ingest'
 LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION kusto_ingest(text, text, text, name, text, text, text[], text[], timestamptz, boolean, boolean, text, text)
-IS 'run a query and send its result to a Kusto table when this transaction commits';
+IS 'run a query and send its result to a Kusto table when this transaction commits; in the modes streaming, managed and direct at once, which no rollback undoes';
 
 CREATE FUNCTION kusto_ingest_async(
 	query text,
@@ -466,14 +488,14 @@ RETURNS boolean
 AS 'MODULE_PATHNAME', 'kusto_cancel'
 LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION kusto_cancel(uuid)
-IS 'cancel an operation that has not been posted yet; false when it is too late';
+IS 'cancel an operation that has not been posted yet, or give up a dead letter; false when it is too late';
 
 CREATE FUNCTION kusto_retry(operation uuid)
 RETURNS boolean
 AS 'MODULE_PATHNAME', 'kusto_retry'
 LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION kusto_retry(uuid)
-IS 'post the blobs of an operation again that did not land, or perhaps did not; false when there is nothing to retry';
+IS 'post the blobs of an operation again that did not land, or perhaps did not, or send a dead letter again; false when there is nothing to retry';
 
 CREATE FUNCTION kusto_purge(older_than interval)
 RETURNS bigint
@@ -541,6 +563,141 @@ AS 'MODULE_PATHNAME', 'kusto_capture_views'
 LANGUAGE C STABLE PARALLEL UNSAFE;
 COMMENT ON FUNCTION kusto_capture_views(regclass)
 IS 'the commands that make, in Kusto, a view of a captured table''s current rows and one of its history without duplicates';
+
+-- What is captured and how far it has got.  A reader sees the captures of the
+-- roles that it is a member of; monitoring roles see all.  The last mark, a row
+-- of capture -id, says what has been sent (src/pg/outbox_mark.c); what is not
+-- visible in its snapshot has not.
+CREATE VIEW kusto.captures WITH (security_barrier) AS
+	SELECT CASE WHEN r.oid IS NOT NULL THEN c.relation::regclass END AS relation,
+		c.relation_name,
+		pg_catalog.pg_get_userbyid(c.owner) AS owner,
+		c.server, c.database, c.table_name, c.columns, c.old_values,
+		t.events,
+		CASE WHEN r.oid IS NULL THEN 'dropped'
+			WHEN t.total = 0 THEN 'missing'
+			WHEN t.firing = t.total THEN 'enabled'
+			WHEN t.replica = t.total THEN 'replica only'
+			WHEN t.firing = 0 AND t.replica = 0 THEN 'disabled'
+			ELSE 'partly disabled'
+		END AS triggers,
+		CASE WHEN i.foreign_ THEN 'foreign'
+			WHEN m.mark ->> 'snapshot' IS NULL AND c.snapshot_operation IS NOT NULL THEN 'waiting for snapshot'
+			WHEN n.accepted = false THEN 'waiting for columns'
+			WHEN m.mark ->> 'error_message' IS NOT NULL THEN 'failing'
+			WHEN c.ended_at IS NOT NULL OR r.oid IS NULL THEN 'ending'
+			ELSE 'active'
+		END AS state,
+		coalesce(l.rows, bigint '0') AS lag_rows,
+		coalesce(l.bytes, bigint '0') AS lag_bytes,
+		pg_catalog.clock_timestamp() - l.oldest AS lag,
+		(m.mark ->> 'batch_at')::timestamptz AS last_batch_at,
+		(m.mark ->> 'batch_rows')::bigint AS last_batch_rows,
+		m.mark ->> 'batch_mode' AS last_batch_mode,
+		(m.mark ->> 'batch_operation')::uuid AS last_batch_operation,
+		coalesce((m.mark ->> 'rows')::bigint, bigint '0') AS sent_rows,
+		coalesce((m.mark ->> 'bytes')::bigint, bigint '0') AS sent_bytes,
+		m.mark ->> 'error_code' AS last_error_code,
+		m.mark ->> 'error_message' AS last_error,
+		m.mark ->> 'details' AS last_error_details,
+		m.mark ->> 'hint' AS last_error_hint,
+		(m.mark ->> 'error_at')::timestamptz AS last_error_at,
+		c.snapshot_operation, c.created_at, c.ended_at
+	FROM kusto.capture c
+		CROSS JOIN LATERAL (
+			SELECT c.system_identifier OPERATOR(pg_catalog.<>)
+					(SELECT s.system_identifier FROM pg_catalog.pg_control_system() s)
+				OR c.database_oid OPERATOR(pg_catalog.<>)
+					(SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()) AS foreign_,
+				pg_catalog.getdatabaseencoding() AS encoding) i
+		LEFT JOIN pg_catalog.pg_class r ON r.oid OPERATOR(pg_catalog.=) c.relation
+		-- Triggers of this target, made by kusto_capture() or by hand, also those
+		-- that partitions have from it.
+		CROSS JOIN LATERAL (
+			WITH RECURSIVE tree (relid) AS (
+				SELECT c.relation
+				UNION
+				SELECT h.inhrelid
+				FROM tree JOIN pg_catalog.pg_inherits h ON h.inhparent OPERATOR(pg_catalog.=) tree.relid)
+			SELECT count(*) AS total,
+				count(*) FILTER (WHERE g.tgenabled = 'O' OR g.tgenabled = 'A') AS firing,
+				count(*) FILTER (WHERE g.tgenabled = 'R') AS replica,
+				pg_catalog.array_remove(ARRAY[
+					CASE WHEN bool_or(g.tgtype::integer & 4 <> 0) THEN 'insert' END,
+					CASE WHEN bool_or(g.tgtype::integer & 16 <> 0) THEN 'update' END,
+					CASE WHEN bool_or(g.tgtype::integer & 8 <> 0) THEN 'delete' END,
+					CASE WHEN bool_or(g.tgtype::integer & 32 <> 0) THEN 'truncate' END], NULL::text) AS events
+			FROM tree
+				JOIN pg_catalog.pg_trigger g ON g.tgrelid OPERATOR(pg_catalog.=) tree.relid
+				CROSS JOIN LATERAL (
+					SELECT pg_catalog.convert_to(c.database, i.encoding) || '\x00'::bytea
+						|| pg_catalog.convert_to(c.table_name, i.encoding) || '\x00'::bytea AS named) a
+				CROSS JOIN LATERAL (
+					SELECT a.named || pg_catalog.convert_to(c.server::text, i.encoding) || '\x00'::bytea AS whole) w
+			WHERE g.tgfoid OPERATOR(pg_catalog.=) '@extschema@.kusto_capture_changes()'::regprocedure::oid
+				AND (tree.relid OPERATOR(pg_catalog.=) c.relation OR g.tgparentid OPERATOR(pg_catalog.<>) oid '0')
+				AND (g.tgargs = a.named
+					OR pg_catalog.substr(g.tgargs, 1, pg_catalog.octet_length(w.whole)) = w.whole)) t
+		-- One that has a snapshot goes before later ones that have none.
+		LEFT JOIN LATERAL (
+			SELECT pg_catalog.convert_from(k.data, 'UTF8')::jsonb AS mark
+			FROM ((SELECT 1 AS place, o.data
+					FROM (SELECT capture, txid, seq, data FROM kusto.outbox_0
+						UNION ALL SELECT capture, txid, seq, data FROM kusto.outbox_1
+						UNION ALL SELECT capture, txid, seq, data FROM kusto.outbox_2) o
+					WHERE o.capture = - c.id AND pg_catalog.position(o.data, '"snapshot":'::bytea) > 0
+					ORDER BY o.txid DESC, o.seq DESC
+					LIMIT 1)
+				UNION ALL
+				(SELECT 2, o.data
+					FROM (SELECT capture, txid, seq, data FROM kusto.outbox_0
+						UNION ALL SELECT capture, txid, seq, data FROM kusto.outbox_1
+						UNION ALL SELECT capture, txid, seq, data FROM kusto.outbox_2) o
+					WHERE o.capture = - c.id
+					ORDER BY o.txid DESC, o.seq DESC
+					LIMIT 1)) k
+			ORDER BY k.place
+			LIMIT 1) m ON true
+		-- OFFSET has it read once, and not for each chunk.
+		LEFT JOIN LATERAL (
+			SELECT (m.mark ->> 'snapshot')::pg_snapshot AS sent,
+				(m.mark ->> 'current')::pg_snapshot AS begun,
+				(m.mark ->> 'after_txid')::xid8 AS after_txid,
+				(m.mark ->> 'after_seq')::bigint AS after_seq
+			OFFSET 0) p ON true
+		CROSS JOIN LATERAL (
+			SELECT sum(o.rows::bigint)::bigint AS rows,
+				sum(pg_catalog.octet_length(o.data)::bigint)::bigint AS bytes,
+				min(o.changed_at) AS oldest
+			FROM (SELECT capture, txid, seq, changed_at, rows, data FROM kusto.outbox_0
+				UNION ALL SELECT capture, txid, seq, changed_at, rows, data FROM kusto.outbox_1
+				UNION ALL SELECT capture, txid, seq, changed_at, rows, data FROM kusto.outbox_2) o
+			WHERE o.capture = c.id
+				AND o.txid >= coalesce(pg_catalog.pg_snapshot_xmin(p.sent), xid8 '0')
+				AND (p.sent IS NULL OR NOT pg_catalog.pg_visible_in_snapshot(o.txid, p.sent))
+				AND (p.begun IS NULL OR NOT pg_catalog.pg_visible_in_snapshot(o.txid, p.begun)
+					OR o.txid > p.after_txid OR (o.txid = p.after_txid AND o.seq > p.after_seq))) l
+		LEFT JOIN LATERAL (
+			SELECT bool_or(s.accepted) AS accepted
+			FROM kusto.capture_shape s
+			WHERE s.capture = c.id AND s.shape = (
+				SELECT h.shape FROM kusto.capture_shape h WHERE h.capture = c.id ORDER BY h.id DESC LIMIT 1)) n ON true
+	WHERE c.forgotten_at IS NULL
+		AND (pg_catalog.pg_has_role(c.owner, 'USAGE')
+			OR pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE'));
+COMMENT ON VIEW kusto.captures IS 'tables whose row changes go to Kusto, how far they have got and what hinders, own ones unless the reader monitors all';
+COMMENT ON COLUMN kusto.captures.relation IS 'the captured table; null when it has been dropped';
+COMMENT ON COLUMN kusto.captures.relation_name IS 'its name when the capture began';
+COMMENT ON COLUMN kusto.captures.owner IS 'role whose user mapping is used: the table''s owner when it was captured';
+COMMENT ON COLUMN kusto.captures.columns IS 'columns that are captured; null: all';
+COMMENT ON COLUMN kusto.captures.events IS 'what the triggers on the table record';
+COMMENT ON COLUMN kusto.captures.triggers IS 'enabled, partly disabled, disabled, replica only, missing or dropped; session_replication_role = replica stops them all the same, unless replicated';
+COMMENT ON COLUMN kusto.captures.state IS 'active; failing: tried again and again, see last_error; waiting for snapshot: until the existing rows are staged; waiting for columns: the Kusto table lacks some, and who has added them calls kusto_capture() again; foreign: recorded by another cluster or database, until kusto_capture() is called here; ending: no more is captured, the rest is sent';
+COMMENT ON COLUMN kusto.captures.lag_rows IS 'row changes that are committed and neither streamed nor staged yet';
+COMMENT ON COLUMN kusto.captures.lag IS 'since when the oldest of them waits';
+COMMENT ON COLUMN kusto.captures.last_batch_mode IS 'streaming, or queued: in Kusto when last_batch_operation has succeeded';
+COMMENT ON COLUMN kusto.captures.sent_rows IS 'row changes that were streamed or staged so far';
+COMMENT ON COLUMN kusto.captures.last_error IS 'what hinders this capture now; null: nothing';
 
 -- ---------------------------------------------------------------------------
 -- Asking Kusto

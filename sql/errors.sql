@@ -15,8 +15,7 @@ SELECT kusto_ingest('SELECT 1 AS a', 'db', '');
 SELECT kusto_ingest('SELECT 1 AS a', 'db', 'T', mode => NULL);
 SELECT kusto_ingest('SELECT 1 AS a', 'db', 'T', mode => 'queud');
 SELECT kusto_ingest('SELECT 1 AS a', 'db', 'T', mode => 'by pigeon');
-SELECT kusto_ingest('SELECT 1 AS a', 'db', 'T', mode => 'streaming');
-SELECT kusto_ingest('SELECT 1 AS a', 'db', 'T', mode => 'direct');
+SELECT kusto_ingest('SELECT 1 AS a', 'db', 'T', mode => 'streamed');
 SELECT kusto_ingest('SELECT 1 AS a', 'db', 'T', on_type_error => 'nul');
 SELECT kusto_ingest('SELECT 1 AS a', 'db', 'T', on_type_error => NULL);
 SELECT kusto_ingest('SELECT 1 AS a', 'db', 'T', flush_immediately => NULL);
@@ -24,6 +23,23 @@ SELECT kusto_ingest('SELECT 1 AS a', 'db', 'T', create_table => NULL);
 SELECT kusto_ingest('SELECT 1 AS a', 'db', 'T', mapping => '');
 SELECT kusto_ingest('SELECT 1 AS a', 'db', 'T', creation_time => 'infinity');
 SELECT kusto_ingest('SELECT 1 AS a', 'db', 'T', server => 'regress_kusto_none');
+
+-- what a mode has not; an empty list asks for nothing
+SELECT kusto_ingest('SELECT 1 AS a', 'db', 'T', mode => 'streaming', tags => ARRAY['drop-by:x']);
+SELECT kusto_ingest('SELECT 1 AS a', 'db', 'T', mode => 'streaming', ingest_if_not_exists => ARRAY['x']);
+SELECT kusto_ingest('SELECT 1 AS a', 'db', 'T', mode => 'streaming', creation_time => '2024-01-01');
+SELECT kusto_ingest('SELECT 1 AS a', 'db', 'T', mode => 'streaming', flush_immediately => true);
+SELECT kusto_ingest('SELECT 1 AS a', 'db', 'T', mode => 'streaming', exactly_once => 'on');
+SELECT kusto_ingest('SELECT 1 AS a', 'db', 'T', mode => 'streaming', exactly_once => 'maybe');
+SELECT kusto_ingest('SELECT 1 AS a', 'db', 'T', mode => 'streaming', tags => '{}', ingest_if_not_exists => '{}',
+	server => 'regress_kusto_none');
+SELECT kusto_ingest('SELECT 1 AS a', 'db', 'T', mode => 'managed', tags => ARRAY['drop-by:x']);
+SELECT kusto_ingest('SELECT 1 AS a', 'db', 'T', mode => 'managed', ingest_if_not_exists => ARRAY['x']);
+SELECT kusto_ingest('SELECT 1 AS a', 'db', 'T', mode => 'managed', creation_time => '2024-01-01');
+SELECT kusto_ingest('SELECT 1 AS a', 'db', 'T', mode => 'managed', flush_immediately => true);
+SELECT kusto_ingest('SELECT 1 AS a', 'db', 'T', mode => 'managed', exactly_once => 'on');
+SELECT kusto_ingest('SELECT 1 AS a', 'db', 'T', mode => 'direct', exactly_once => 'on');
+CALL kusto_ingest_and_wait('SELECT 1 AS a', 'db', 'T', mode => 'streaming', tags => ARRAY['drop-by:x']);
 
 -- no database, no good tags
 CREATE USER MAPPING FOR CURRENT_USER SERVER regress_kusto_nowhere OPTIONS (auth 'none');

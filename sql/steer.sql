@@ -31,7 +31,8 @@ SELECT count(*) FROM kusto.progress;
 -- arguments of jobs: refused at once, as by kusto_ingest()
 SELECT kusto_ingest_async(NULL, 'telemetry', 'T');
 SELECT kusto_ingest_async('SELECT 1 AS a', 'telemetry', NULL);
-SELECT kusto_ingest_async('SELECT 1 AS a', 'telemetry', 'T', mode => 'streaming');
+SELECT kusto_ingest_async('SELECT 1 AS a', 'telemetry', 'T', mode => 'steaming');
+SELECT kusto_ingest_async('SELECT 1 AS a', 'telemetry', 'T', mode => 'streaming', tags => ARRAY['drop-by:x']);
 SELECT kusto_ingest_async('SELECT 1 AS a', 'telemetry', 'T', on_type_error => 'nul');
 SELECT kusto_ingest_async('SELECT 1 AS a', 'telemetry', 'T', exactly_once => 'maybe');
 SELECT kusto_ingest_async('SELECT 1 AS a', 'telemetry', 'T', server => 'regress_kusto_none');

@@ -87,7 +87,7 @@ missing_packages()
 
 # ---- installing ----
 
-# need_packages demo|test
+# need_packages demo|test|bench
 need_packages()
 {
 	local missing
@@ -99,9 +99,16 @@ need_packages()
 	fi
 	choose_pg_config || die "PG_CONFIG=$PG_CONFIG has no server or no headers"
 	export PG_CONFIG
-	[ "$1" = test ] || return 0
-	know_packages
-	want_pg_cron
+	case $1 in
+		test)
+			know_packages
+			want_extension cron pg_cron.so 'its test is skipped'
+			;;
+		bench)
+			know_packages
+			want_extension pgq3 pgq_triggers.so 'pgq.logutriga is not measured'
+			;;
+	esac
 }
 
 # Packages that are all here do not mean that apt knows of any others, or of their mirror.
@@ -111,26 +118,27 @@ know_packages()
 	compgen -G '/var/lib/apt/lists/*_Packages*' >/dev/null || apt_get update
 }
 
-# A test schedules exports with pg_cron, and is skipped where there is none: not every distribution
-# has it for every version, and a PostgreSQL that was built by hand has only what it was given.
-want_pg_cron()
+# want_extension PACKAGE LIBRARY CONSEQUENCE: others' extensions are used where they are to be had. Not
+# every distribution has each for every version, and a PostgreSQL that was built by hand has only what
+# it was given.
+want_extension()
 {
-	local version package
+	local version package library=$2 consequence=$3
 	version=$("$PG_CONFIG" --version | sed 's/^PostgreSQL \([0-9]*\).*/\1/')
-	package=postgresql-$version-cron
-	if [ -f "$("$PG_CONFIG" --pkglibdir)/pg_cron.so" ] ||
+	package=postgresql-$version-$1
+	if [ -f "$("$PG_CONFIG" --pkglibdir)/$library" ] ||
 		[ "$("$PG_CONFIG" --bindir)" != "/usr/lib/postgresql/$version/bin" ] ||
 		! command -v apt-get >/dev/null; then
 		return 0
 	elif [ "$(id -u)" != 0 ]; then
-		say "without $package, which root may install, its test is skipped"
+		say "without $package, which root may install, $consequence"
 		return 0
 	fi
 	if apt-cache show "$package" >/dev/null 2>&1; then
 		say "installing $package"
 		install_without_cluster "$package"
 	else
-		say "there is no $package here: its test is skipped"
+		say "there is no $package here: $consequence"
 	fi
 }
 

@@ -98,7 +98,9 @@ typedef enum KcAdvice
 	KC_ADVICE_CLOCK,			/* our clock and the service's differ */
 	KC_ADVICE_CA_FILE,			/* the server's certificate is not trusted */
 	KC_ADVICE_PROXY,
-	KC_ADVICE_MESSAGE_TOO_LARGE /* fewer tags, shorter names */
+	KC_ADVICE_MESSAGE_TOO_LARGE,	/* fewer tags, shorter names */
+	KC_ADVICE_STREAMING_OFF		/* not enabled for the table, its database or the
+								 * cluster */
 } KcAdvice;
 
 #define KC_ERROR_WHAT_MAX	512

@@ -109,6 +109,8 @@ on_transfer_complete(KcTransfer *transfer, CURLcode code)
 	died_on_reuse = kc_http_died_on_reuse(call, code);
 	kc_http_judge(call, code, &err);
 	kc_http_transfer_end(call);
+	if (err.after_send)
+		call->http.maybe_done = true;
 	if (err.status == KC_OK || !repeatable(call, &err))
 	{
 		finish(call, &err);

@@ -81,6 +81,8 @@ typedef struct KcHttp
 	KcError		error;			/* KC_OK: a 2xx answer came whole */
 	KcHttpResponse response;	/* of the last try */
 	int			tries;
+	bool		maybe_done;		/* a failed try, perhaps an earlier one, may have had
+								 * its effect */
 	void		(*on_done) (struct KcHttp *http);	/* set before the first drive */
 	void	   *arg;
 } KcHttp;

@@ -47,8 +47,12 @@ on_seek(void *arg, curl_off_t offset, int origin)
 
 	if (origin != SEEK_SET || offset < 0 || (uint64_t) offset > body.len)
 		return CURL_SEEKFUNC_FAIL;
-	if ((call->request.flags & KC_HTTP_ONCE) != 0 && call->body_sent == body.len)
-		return CURL_SEEKFUNC_FAIL;
+	if (call->body_sent == body.len)
+	{
+		if ((call->request.flags & KC_HTTP_ONCE) != 0)
+			return CURL_SEEKFUNC_FAIL;
+		call->http.maybe_done = true;
+	}
 	call->body_sent = (size_t) offset;
 	return CURL_SEEKFUNC_OK;
 }

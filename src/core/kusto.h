@@ -262,6 +262,7 @@ typedef struct KcStreamTask
 	KcTask		task;
 	KcStreamVerdict verdict;
 	int			attempts;		/* requests sent; 0: the table was known to refuse */
+	uint64_t	compressed_bytes;	/* of the body of a request; set by the start function */
 	bool		doubtful;		/* not ingested as far as is known, but an attempt may
 								 * have had its effect */
 } KcStreamTask;
@@ -289,6 +290,8 @@ extern KcStatus kc_kusto_stream_start(KcClient *client, const KcStreamRequest *r
 typedef struct KcDirectTask
 {
 	KcTask		task;
+	bool		skipped;		/* succeeded without an extent: the table has data with
+								 * one of if_not_exists */
 	bool		doubtful;		/* failed, but it may have had its effect */
 } KcDirectTask;
 

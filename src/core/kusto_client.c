@@ -269,6 +269,7 @@ kc_client_free(KcClient *client)
 {
 	if (client == NULL)
 		return;
+	kc_kusto_stream_forget_all(client);
 	kc_resources_free(client->resources);
 	kc_auth_free(client->auth);
 	kc_cloud_free(client->cloud);

@@ -119,6 +119,57 @@ kc_kusto_read_error(KcJsonValue top, const KcAlloc *alloc, KcError *err)
 	return false;
 }
 
+/* ---- all the names in a body ---- */
+
+static void
+append_names(KcJsonValue error, KcBuf *names, bool *permanent_told)
+{
+	static const char *const members[] = {"code", "@type"};
+	KcJsonValue value;
+
+	if (kc_json_member(error, "error", &value) && value.type == KC_JSON_OBJECT)
+		error = value;
+	for (int depth = 0; depth < MAX_INNER; depth++)
+	{
+		for (size_t i = 0; i < sizeof(members) / sizeof(members[0]); i++)
+		{
+			if (!kc_json_member(error, members[i], &value) || value.type != KC_JSON_STRING)
+				continue;
+			kc_json_unescape(names, value);
+			kc_buf_char(names, '\n');
+		}
+		if (kc_json_member(error, "@permanent", &value) && value.type == KC_JSON_BOOL)
+			*permanent_told = true;
+		if (!kc_json_member(error, "innererror", &value) || value.type != KC_JSON_OBJECT)
+			return;
+		error = value;
+	}
+}
+
+void
+kc_kusto_read_names(KcSlice body, KcBuf *names, bool *permanent_told)
+{
+	KcJsonValue top;
+	KcJsonValue list;
+	KcJsonValue value;
+	KcJsonIter	it;
+	KcError		ignored;
+
+	*permanent_told = false;
+	if (kc_json_check(body, KC_JSON_MAX_DEPTH, &top, "", &ignored) != KC_OK
+		|| top.type != KC_JSON_OBJECT)
+		return;
+	append_names(top, names, permanent_told);
+	if (!kc_json_member(top, "OneApiErrors", &list) || list.type != KC_JSON_ARRAY)
+		return;
+	kc_json_iter(&it, list);
+	while (kc_json_next(&it, &value))
+	{
+		if (value.type == KC_JSON_OBJECT)
+			append_names(value, names, permanent_told);
+	}
+}
+
 /* ---- what it suggests ---- */
 
 static const struct
@@ -159,7 +210,8 @@ kc_kusto_advice(KcSlice code, KcSlice text)
 	}
 	/* "Table 'x' could not be found", and the like for other entities. */
 	if (strcasestr(both, "not found") != NULL || strcasestr(both, "EntityNotFound") != NULL
-		|| strcasestr(both, "could not be found") != NULL)
+		|| strcasestr(both, "could not be found") != NULL
+		|| strcasestr(both, "wasn't found") != NULL)
 	{
 		if (strcasestr(both, "mapping") != NULL)
 			return KC_ADVICE_MAPPING_MISSING;
@@ -186,7 +238,8 @@ explain(const KcHttpResponse *response, KcError *err)
 	KcError		ignored;
 	bool		permanent = err->permanent;
 
-	kc_error_text(err->what, sizeof(err->what), kc_slice("Kusto refuses the request"));
+	if (response->status >= 400)
+		kc_error_text(err->what, sizeof(err->what), kc_slice("Kusto refuses the request"));
 	if (kc_json_check(body, KC_JSON_MAX_DEPTH, &top, err->doing, &ignored) != KC_OK
 		|| !kc_kusto_read_error(top, response->body.alloc, err))
 		kc_error_text(err->detail, sizeof(err->detail), body);
@@ -254,4 +307,24 @@ kc_kusto_explain_ingest(const KcHttpResponse *response, KcError *err)
 	/* An engine takes the ingestion service's commands for broken queries. */
 	if ((response->status == 400 && is_syntax_error(err)) || response->status == 404)
 		err->advice = KC_ADVICE_ENGINE_ASKED_AS_INGEST;
+}
+
+/* learn.microsoft.com/kusto/api/rest/streaming-ingest */
+void
+kc_kusto_explain_stream(const KcHttpResponse *response, KcError *err)
+{
+	explain_engine(response, err, KC_ADVICE_GRANT_INGESTOR);
+}
+
+/*
+ * learn.microsoft.com/kusto/management/capacity-policy: a command that finds no
+ * free slot ends before it does anything.
+ */
+bool
+kc_kusto_was_throttled(const KcError *err)
+{
+	return err->status == KC_ERR_THROTTLED
+		|| strcasestr(err->code, "Throttl") != NULL
+		|| strcasestr(err->detail, "due to throttling") != NULL
+		|| strcasestr(err->detail, "CapacityPolicy/") != NULL;
 }

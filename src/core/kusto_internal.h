@@ -13,6 +13,9 @@
 
 typedef struct KcResources KcResources;
 
+/* Tables known to refuse streaming for now; kusto_stream_memory.c. */
+typedef struct KcStreamRefusal KcStreamRefusal;
+
 struct KcClient
 {
 	const KcAlloc *alloc;
@@ -31,6 +34,7 @@ struct KcClient
 	KcRetryPolicy request_retry;
 	KcRetryPolicy storage_retry;
 	KcRetryPolicy storage_short_retry;	/* where there is another place to turn to */
+	KcStreamRefusal *stream_refusals;
 };
 
 extern int64_t kc_client_now_ms(const KcClient *client);
@@ -42,16 +46,74 @@ extern int64_t kc_client_unix_us(const KcClient *client);
 extern KcStatus kc_kusto_check_uri(const char *uri, const char *const *trusted, KcBuf *origin,
 								   bool *loopback, KcError *err);
 
+/* ---- kusto_headers.c ---- */
+
+#define KC_KUSTO_MAX_HEADERS 12
+
+typedef struct KcKustoHeaders
+{
+	KcHttpHeader list[KC_KUSTO_MAX_HEADERS];
+	int			n;
+	KcBuf		bearer;			/* secret */
+	KcBuf		id;
+} KcKustoHeaders;
+
+/*
+ * The headers of one try; token may be empty.  To be freed whatever comes out;
+ * kc_http_start() copies them.
+ */
+extern KcStatus kc_kusto_headers_build(const KcClient *client, const char *doing, const char *verb,
+									   const char *content_type, KcSlice token,
+									   KcKustoHeaders *headers, KcError *err);
+extern void kc_kusto_headers_add(KcKustoHeaders *headers, const char *name, KcSlice value);
+extern void kc_kusto_headers_free(KcKustoHeaders *headers);
+
 /* ---- kusto_error.c ---- */
 
 /* Put the errors that a Kusto body holds into *err; false: it holds none. */
 extern bool kc_kusto_read_error(KcJsonValue top, const KcAlloc *alloc, KcError *err);
+/*
+ * All codes and types that the errors of a body have, one a line, and whether
+ * any of them says if it is permanent.
+ */
+extern void kc_kusto_read_names(KcSlice body, KcBuf *names, bool *permanent_told);
 extern void kc_kusto_explain_query(const KcHttpResponse *response, KcError *err);
 extern void kc_kusto_explain_mgmt(const KcHttpResponse *response, KcError *err);
 extern void kc_kusto_explain_engine_uri(const char *engine_uri, const char *ingest_uri, KcError *err);
 extern void kc_kusto_explain_ingest(const KcHttpResponse *response, KcError *err);
+extern void kc_kusto_explain_stream(const KcHttpResponse *response, KcError *err);
+/* Was a command not even begun, for want of capacity? */
+extern bool kc_kusto_was_throttled(const KcError *err);
 /* What an error code or text of the service suggests. */
 extern KcAdvice kc_kusto_advice(KcSlice code, KcSlice text);
+
+/* ---- kusto_stream_judge.c ---- */
+
+typedef enum KcStreamFault
+{
+	KC_STREAM_FAULT_PASSING,	/* time may heal it */
+	KC_STREAM_FAULT_TOO_LARGE,	/* for one request */
+	KC_STREAM_FAULT_UNSUPPORTED,	/* by the table, the database or the cluster */
+	KC_STREAM_FAULT_DATA,		/* the data themselves are wrong */
+	KC_STREAM_FAULT_OTHER		/* identity, rights, no such table */
+} KcStreamFault;
+
+/*
+ * What a failed streaming request failed of.  names and permanent_told are of
+ * kc_kusto_read_names().  A fault that may pass is made one that
+ * kc_retry_transient() takes for such.
+ */
+extern KcStreamFault kc_kusto_stream_judge(KcError *err, KcSlice names, bool permanent_told);
+
+/* ---- kusto_stream_memory.c ---- */
+
+/* Why that table refuses streaming for now; NULL: nothing is known against it. */
+extern const KcError *kc_kusto_stream_refusal(KcClient *client, KcSlice database, KcSlice table);
+/* To remember is a saving, not a promise: without memory it is left out. */
+extern void kc_kusto_stream_remember(KcClient *client, KcSlice database, KcSlice table,
+									 const KcError *why, int64_t for_ms);
+extern void kc_kusto_stream_forget(KcClient *client, KcSlice database, KcSlice table);
+extern void kc_kusto_stream_forget_all(KcClient *client);
 
 /* ---- kusto_result.c ---- */
 
@@ -128,6 +190,12 @@ extern size_t kc_resources_longest_sas(const KcResources *resources, KcResourceK
 
 /* ---- kusto_message.c ---- */
 
+/* Every record must have the same number of fields, or the blob fails. */
+#define KC_VALIDATION_POLICY "{\"ValidationOptions\":1,\"ValidationImplications\":0}"
+
+/* Of a tag; ingestIfNotExists has the same values without it. */
+#define KC_INGEST_BY "ingest-by:"
+
 typedef struct KcMessage
 {
 	const KcIngestProperties *properties;
@@ -146,6 +214,8 @@ typedef struct KcMessage
 extern void kc_message_build(KcBuf *out, const KcMessage *message);
 extern KcStatus kc_message_check_size(size_t length, KcError *err);
 extern bool kc_message_reports_by_table(const KcIngestProperties *properties);
+/* A JSON array of strings; own is one more of them, or NULL. */
+extern void kc_message_list(KcBuf *out, const KcSlice *items, int nitems, const char *own);
 /* All in one piece of memory, for kc_free(); NULL: out of memory. */
 extern KcIngestProperties *kc_properties_copy(const KcAlloc *alloc, const KcIngestProperties *source);
 

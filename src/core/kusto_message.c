@@ -13,12 +13,6 @@
 
 #include "kusto_internal.h"
 
-/* Every record must have the same number of fields, or the blob fails. */
-#define VALIDATION_POLICY "{\"ValidationOptions\":1,\"ValidationImplications\":0}"
-
-/* ingestIfNotExists has the same values without it. */
-#define INGEST_BY "ingest-by:"
-
 #define REPORT_BY_QUEUE 0
 #define REPORT_BY_TABLE 1
 
@@ -71,23 +65,30 @@ url_member(KcJsonWriter *w, const char *key, KcSlice url, KcSlice sas)
 	kc_buf_free_secret(&text);
 }
 
-/* A string that holds a JSON array of strings; own may be NULL. */
-static void
-list_member(KcJsonWriter *w, const char *key, const KcSlice *items, int nitems, const char *own)
+void
+kc_message_list(KcBuf *out, const KcSlice *items, int nitems, const char *own)
 {
-	KcBuf		text;
 	KcJsonWriter list;
 
-	if (nitems == 0 && own == NULL)
-		return;
-	kc_buf_init(&text, w->out->alloc, KC_BUF_UNLIMITED);
-	kc_json_begin(&list, &text);
+	kc_json_begin(&list, out);
 	kc_json_array_open(&list);
 	for (int i = 0; i < nitems; i++)
 		kc_json_value_string(&list, items[i]);
 	if (own != NULL)
 		kc_json_value_string(&list, kc_slice(own));
 	kc_json_array_close(&list);
+}
+
+/* A string that holds a JSON array of strings; own may be NULL. */
+static void
+list_member(KcJsonWriter *w, const char *key, const KcSlice *items, int nitems, const char *own)
+{
+	KcBuf		text;
+
+	if (nitems == 0 && own == NULL)
+		return;
+	kc_buf_init(&text, w->out->alloc, KC_BUF_UNLIMITED);
+	kc_message_list(&text, items, nitems, own);
 	if (text.failed != KC_OK)
 		w->out->failed = text.failed;
 	string_member(w, key, kc_buf_view(&text));
@@ -121,8 +122,8 @@ additional_member(KcJsonWriter *w, const KcMessage *message)
 {
 	const KcIngestProperties *properties = message->properties;
 	bool		once = properties->exactly_once;
-	char		tag[sizeof(INGEST_BY) + KC_UUID_TEXT_LEN] = INGEST_BY;
-	char	   *source_id = tag + strlen(INGEST_BY);
+	char		tag[sizeof(KC_INGEST_BY) + KC_UUID_TEXT_LEN] = KC_INGEST_BY;
+	char	   *source_id = tag + strlen(KC_INGEST_BY);
 
 	kc_uuid_text(&message->source_id, source_id);
 	kc_json_key(w, "AdditionalProperties");
@@ -137,7 +138,7 @@ additional_member(KcJsonWriter *w, const KcMessage *message)
 		string_member(w, "ingestionMappingReference", properties->mapping);
 		string_member(w, "ingestionMappingType", kc_slice("Csv"));
 	}
-	string_member(w, "validationPolicy", kc_slice(VALIDATION_POLICY));
+	string_member(w, "validationPolicy", kc_slice(KC_VALIDATION_POLICY));
 	if (properties->has_creation_time)
 		time_member(w, "creationTime", properties->creation_time_us);
 	kc_json_object_close(w);

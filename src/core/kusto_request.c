@@ -11,9 +11,6 @@
 
 #include "kusto_internal.h"
 
-/* Version of the protocol, learn.microsoft.com/kusto/api/rest/request-headers */
-#define KUSTO_API_VERSION	"2024-12-12"
-#define MAX_HEADERS			10
 /* We give up so much later than the service, so that it can say why. */
 #define TIMEOUT_MARGIN_MS	10000
 
@@ -40,7 +37,7 @@ typedef struct Request
 	const Endpoint *endpoint;
 	bool		readonly;
 	size_t		max_response;
-	KcBuf		body;
+	KcBuf		body;			/* may hold signatures */
 	KcTimer		begin;
 	KcWaiter	waiter;
 	KcHttp	   *http;
@@ -105,42 +102,8 @@ build_body(Request *request, KcSlice db, KcSlice csl, KcError *err)
 	return kc_buf_status(&request->body, err, request->endpoint->doing);
 }
 
-typedef struct Headers
-{
-	KcHttpHeader list[MAX_HEADERS];
-	int			n;
-} Headers;
-
-static void
-add(Headers *headers, const char *name, KcSlice value)
-{
-	headers->list[headers->n++] = (KcHttpHeader) {name, value};
-}
-
-static void
-add_all(const Request *request, KcSlice bearer, KcSlice id, Headers *headers)
-{
-	const KcClient *client = request->client;
-	const char *application = client->config.application;
-	const char *user = client->config.user;
-
-	if (bearer.len > 0)
-		add(headers, "Authorization", bearer);
-	/* Without it errors may come as HTML. */
-	add(headers, "Accept", kc_slice("application/json"));
-	add(headers, "Content-Type", kc_slice("application/json; charset=utf-8"));
-	add(headers, "x-ms-version", kc_slice(KUSTO_API_VERSION));
-	add(headers, "x-ms-client-request-id", id);
-	add(headers, "x-ms-client-version", kc_slice(client->client_version));
-	add(headers, "x-ms-app", kc_slice(application != NULL ? application : "kusto_ingest"));
-	if (user != NULL && user[0] != '\0')
-		add(headers, "x-ms-user", kc_slice(user));
-	if (request->readonly)
-		add(headers, "x-ms-readonly", kc_slice("true"));
-}
-
 static KcStatus
-start_http(Request *request, KcSlice url, const Headers *headers, KcError *err)
+start_http(Request *request, KcSlice url, const KcKustoHeaders *headers, KcError *err)
 {
 	KcClient   *client = request->client;
 	const Endpoint *endpoint = request->endpoint;
@@ -172,46 +135,29 @@ send(Request *request, const KcToken *token, KcError *err)
 {
 	const KcClient *client = request->client;
 	const Endpoint *endpoint = request->endpoint;
-	Headers		headers = {.n = 0};
-	KcUuid		uuid;
-	char		uuid_text[KC_UUID_TEXT_LEN + 1];
+	KcKustoHeaders headers;
 	KcBuf		url;
-	KcBuf		id;
-	KcBuf		bearer;
 	KcStatus	status;
 
-	status = kc_uuid_random(&uuid, err);
-	if (status != KC_OK)
-		return status;
-	kc_uuid_text(&uuid, uuid_text);
 	kc_buf_init(&url, client->alloc, KC_BUF_UNLIMITED);
-	kc_buf_init(&id, client->alloc, KC_BUF_UNLIMITED);
-	kc_buf_init(&bearer, client->alloc, KC_BUF_UNLIMITED);
 	kc_buf_str(&url, endpoint->ingest ? client->ingest_uri : client->engine_uri);
 	kc_buf_str(&url, endpoint->path);
-	kc_buf_printf(&id, "KPGX.%s;%s", endpoint->verb, uuid_text);
 	kc_buf_reset(&request->token);
 	kc_buf_slice(&request->token, token->text);
-	if (token->text.len > 0)
-	{
-		kc_buf_str(&bearer, "Bearer ");
-		kc_buf_slice(&bearer, token->text);
-	}
-	status = kc_buf_status(&request->token, err, endpoint->doing);
+	status = kc_kusto_headers_build(client, endpoint->doing, endpoint->verb,
+									"application/json; charset=utf-8", token->text, &headers, err);
+	if (status == KC_OK)
+		status = kc_buf_status(&request->token, err, endpoint->doing);
 	if (status == KC_OK)
 		status = kc_buf_status(&url, err, endpoint->doing);
 	if (status == KC_OK)
-		status = kc_buf_status(&id, err, endpoint->doing);
-	if (status == KC_OK)
-		status = kc_buf_status(&bearer, err, endpoint->doing);
-	if (status == KC_OK)
 	{
-		add_all(request, kc_buf_view(&bearer), kc_buf_view(&id), &headers);
+		if (request->readonly)
+			kc_kusto_headers_add(&headers, "x-ms-readonly", kc_slice("true"));
 		status = start_http(request, kc_buf_view(&url), &headers, err);
 	}
 	kc_buf_free(&url);
-	kc_buf_free(&id);
-	kc_buf_free_secret(&bearer);
+	kc_kusto_headers_free(&headers);
 	return status;
 }
 
@@ -243,6 +189,7 @@ on_answer(KcHttp *http)
 			KcUrl		url;
 			KcError		ignored;
 
+			err.after_send = true;
 			if (response->activity_id[0] != '\0')
 				kc_error_text(err.activity_id, sizeof(err.activity_id),
 							  kc_slice(response->activity_id));
@@ -311,7 +258,7 @@ destroy(KcTask *task)
 	kc_auth_cancel(client->auth, &request->waiter);
 	kc_http_free(request->http);
 	kc_result_free(request->pub.result);
-	kc_buf_free(&request->body);
+	kc_buf_free_secret(&request->body);
 	kc_buf_free_secret(&request->token);
 	kc_free(client->alloc, request);
 }

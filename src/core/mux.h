@@ -47,6 +47,13 @@ extern const KcClock *kc_mux_clock(const KcMux *mux);
  */
 extern KcStatus kc_mux_drive(KcMux *mux, KcError *err);
 
+/*
+ * A process that is busy elsewhere drives the mux late: a timer was due long
+ * ago.  What times out or breaks then is not to be blamed on the network.
+ */
+extern bool kc_mux_is_late(const KcMux *mux);	/* the current drive */
+extern int64_t kc_mux_late_ms(const KcMux *mux);	/* of all drives so far */
+
 /* A timer; the struct belongs to the caller, zeroed before its first use. */
 typedef struct KcTimer
 {

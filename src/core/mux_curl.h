@@ -39,13 +39,6 @@ extern KcStatus kc_mux_add(KcMux *mux, KcTransfer *transfer, KcError *err);
 extern void kc_mux_remove(KcTransfer *transfer);
 
 /*
- * A process that is busy elsewhere drives the mux late: a timer was due long
- * ago.  What times out or breaks then is not to be blamed on the network.
- */
-extern bool kc_mux_is_late(const KcMux *mux);	/* the current drive */
-extern int64_t kc_mux_late_ms(const KcMux *mux);	/* of all drives so far */
-
-/*
  * Around every use of libcurl that may start a thread or touch a socket:
  * libcurl's resolver thread inherits the signal mask, and a signal handler of
  * the host process must not run in it.

@@ -9,14 +9,18 @@
 
 #include "postgres.h"
 
+#include "access/genam.h"
 #include "access/htup_details.h"
 #if PG_VERSION_NUM < 140000
 #include "catalog/indexing.h"
 #include "utils/guc_tables.h"
 #endif
 #include "catalog/pg_authid.h"
+#include "catalog/pg_class.h"
 #include "catalog/pg_database.h"
 #include "catalog/pg_foreign_server.h"
+#include "catalog/pg_proc.h"
+#include "commands/sequence.h"
 #include "datatype/timestamp.h"
 #include "executor/executor.h"
 #include "fmgr.h"
@@ -40,6 +44,7 @@
 #include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/rangetypes.h"
+#include "utils/rel.h"
 #include "utils/tuplestore.h"
 #include "utils/typcache.h"
 #if PG_VERSION_NUM >= 140000
@@ -86,6 +91,26 @@ kpg_compat_owns_database(Oid database, Oid roleid)
 #endif
 }
 
+static inline bool
+kpg_compat_owns_relation(Oid relation, Oid roleid)
+{
+#if PG_VERSION_NUM >= 160000
+	return object_ownercheck(RelationRelationId, relation, roleid);
+#else
+	return pg_class_ownercheck(relation, roleid);
+#endif
+}
+
+static inline AclResult
+kpg_compat_function_aclcheck(Oid function, Oid roleid, AclMode mode)
+{
+#if PG_VERSION_NUM >= 160000
+	return object_aclcheck(ProcedureRelationId, function, roleid, mode);
+#else
+	return pg_proc_aclcheck(function, roleid, mode);
+#endif
+}
+
 static inline AclResult
 kpg_compat_database_aclcheck(Oid database, Oid roleid, AclMode mode)
 {
@@ -108,6 +133,22 @@ kpg_compat_executor_run(QueryDesc *desc)
 #endif
 }
 
+/*
+ * Indexes in the range table of what a statement changes; of partitioned tables
+ * too, which PostgreSQL 13 lists apart.
+ */
+static inline List *
+kpg_compat_result_relations(const PlannedStmt *stmt)
+{
+#if PG_VERSION_NUM >= 140000
+	return stmt->resultRelations;
+#else
+	if (stmt->rootResultRelations == NIL)
+		return stmt->resultRelations;
+	return list_concat_copy(stmt->rootResultRelations, stmt->resultRelations);
+#endif
+}
+
 static inline List *
 kpg_compat_analyze_and_rewrite(RawStmt *raw, const char *text)
 {
@@ -115,6 +156,31 @@ kpg_compat_analyze_and_rewrite(RawStmt *raw, const char *text)
 	return pg_analyze_and_rewrite_fixedparams(raw, text, NULL, 0, NULL);
 #else
 	return pg_analyze_and_rewrite(raw, text, NULL, 0, NULL);
+#endif
+}
+
+/* ---- indexes ---- */
+
+static inline void
+kpg_compat_index_insert(Relation index, Datum *values, bool *isnull, ItemPointer tid, Relation heap)
+{
+#if PG_VERSION_NUM >= 140000
+	(void) index_insert(index, values, isnull, tid, heap, UNIQUE_CHECK_NO, false, NULL);
+#else
+	(void) index_insert(index, values, isnull, tid, heap, UNIQUE_CHECK_NO, NULL);
+#endif
+}
+
+/* ---- sequences ---- */
+
+/* Which one a WAL record is about. */
+static inline void
+kpg_compat_set_sequence(xl_seq_rec *record, Relation sequence)
+{
+#if PG_VERSION_NUM >= 160000
+	record->locator = sequence->rd_locator;
+#else
+	record->node = sequence->rd_node;
 #endif
 }
 
@@ -354,6 +420,23 @@ kpg_compat_materialize(FunctionCallInfo fcinfo)
 		tuplestore_begin_heap((rsinfo->allowedModes & SFRM_Materialize_Random) != 0, false, work_mem);
 	rsinfo->setDesc = desc;
 	MemoryContextSwitchTo(old);
+#endif
+}
+
+/* ---- tables ---- */
+
+/* From PostgreSQL 16 on a foreign table may have a trigger for TRUNCATE. */
+#define KPG_COMPAT_FOREIGN_TRUNCATE_TRIGGERS (PG_VERSION_NUM >= 160000)
+
+/* Is it a generated column whose value is nowhere stored, nor in a trigger's row? */
+static inline bool
+kpg_compat_is_virtual(const FormData_pg_attribute *att)
+{
+#if PG_VERSION_NUM >= 180000
+	return att->attgenerated == ATTRIBUTE_GENERATED_VIRTUAL;
+#else
+	(void) att;
+	return false;
 #endif
 }
 

@@ -1,10 +1,11 @@
 /*
  * dest.c
- *	  DestReceiver: slots -> CSV chunks -> the core's ingest.
+ *	  DestReceiver: slots -> CSV chunks -> a sink.
  *
- * Uploads go on while the query runs: each chunk that is handed over gives
- * the network its turn.  Raises when an upload has failed for good, and
- * serves interrupts; the caller's reset callback frees the ingest then.
+ * Transfers go on while the query runs: each chunk that is handed over gives
+ * the network its turn.  Raises when the sink does, for instance when an upload
+ * has failed for good, and serves interrupts; reset callbacks of the caller's
+ * clean up then.
  */
 #include "postgres.h"
 
@@ -13,21 +14,16 @@
 
 #include "dest.h"
 #include "progress.h"
-#include "report.h"
 #include "wait.h"
-
-/* When a chunk is full: the core's own default size of a chunk. */
-#define CHUNK_SIZE (256 * 1024)
 
 /* A query that is slow to fill chunks must not let transfers starve. */
 #define PUMP_INTERVAL_MS 50.0
 
-typedef struct IngestDest
+typedef struct SinkDest
 {
 	DestReceiver pub;			/* first */
 	KpgRowFormat *format;
-	KcIngest   *ingest;
-	const KcMux *mux;			/* of ingest */
+	KpgSink    *sink;
 	KcBuf	   *chunk;			/* being filled; NULL: none yet */
 	KcCsvWriter writer;			/* on chunk */
 	uint64		chunk_rows;
@@ -35,41 +31,37 @@ typedef struct IngestDest
 	instr_time	pumped;			/* when the network last had its turn */
 	KpgProgress *progress;
 	MemoryContext row_context;
-} IngestDest;
+} SinkDest;
 
 static void
-tell_progress(const IngestDest *dest)
+tell_progress(const SinkDest *dest)
 {
 	KpgProgressCounts counts;
-	uint64		rows_put;
 
-	kc_ingest_totals(dest->ingest, &rows_put, &counts.raw_bytes, &counts.compressed_bytes);
+	dest->sink->counts(dest->sink, &counts);
 	counts.rows = dest->rows;
 	if (dest->chunk != NULL)
 		counts.raw_bytes += dest->chunk->len;
-	counts.blobs = kc_ingest_ncommitted(dest->ingest);
 	kpg_progress_counts(dest->progress, &counts);
 }
 
 static void
-pump(IngestDest *dest)
+pump(SinkDest *dest)
 {
 	kpg_wait_pump();
 	tell_progress(dest);
 	INSTR_TIME_SET_CURRENT(dest->pumped);
 }
 
-/* The query may have called what broke the mux, and caught the error. */
 static void
-wait_for_upload(const IngestDest *dest)
+wait_for_sink(const SinkDest *dest)
 {
-	kpg_wait_check(dest->mux);
 	tell_progress(dest);
-	(void) kpg_wait_once(-1, KPG_WAIT_UPLOAD);
+	dest->sink->wait(dest->sink);
 }
 
 static bool
-pump_is_due(const IngestDest *dest)
+pump_is_due(const SinkDest *dest)
 {
 	instr_time	elapsed;
 
@@ -79,28 +71,21 @@ pump_is_due(const IngestDest *dest)
 }
 
 static void
-get_chunk(IngestDest *dest)
+get_chunk(SinkDest *dest)
 {
-	KcError		err;
-
-	while (dest->chunk == NULL)
-	{
-		kpg_check(kc_ingest_get_chunk(dest->ingest, &dest->chunk, &err), &err);
-		if (dest->chunk == NULL)
-			wait_for_upload(dest);
-	}
+	while ((dest->chunk = dest->sink->get(dest->sink)) == NULL)
+		wait_for_sink(dest);
 	kc_csv_begin(&dest->writer, dest->chunk);
 	dest->chunk_rows = 0;
 }
 
 static void
-put_chunk(IngestDest *dest)
+put_chunk(SinkDest *dest)
 {
 	KcBuf	   *chunk = dest->chunk;
-	KcError		err;
 
 	dest->chunk = NULL;
-	kpg_check(kc_ingest_put_chunk(dest->ingest, chunk, dest->chunk_rows, &err), &err);
+	dest->sink->put(dest->sink, chunk, dest->chunk_rows);
 	pump(dest);
 }
 
@@ -112,7 +97,7 @@ receiver_startup(DestReceiver *self, int operation, TupleDesc desc)
 static bool
 receiver_slot(TupleTableSlot *slot, DestReceiver *self)
 {
-	IngestDest *dest = (IngestDest *) self;
+	SinkDest   *dest = (SinkDest *) self;
 	MemoryContext old;
 
 	if (dest->chunk == NULL)
@@ -125,7 +110,7 @@ receiver_slot(TupleTableSlot *slot, DestReceiver *self)
 
 	dest->rows++;
 	dest->chunk_rows++;
-	if (dest->chunk->len >= CHUNK_SIZE)
+	if (dest->chunk->len >= KPG_DEST_CHUNK_SIZE)
 		put_chunk(dest);
 	else if (pump_is_due(dest))
 		pump(dest);
@@ -141,16 +126,16 @@ receiver_shutdown(DestReceiver *self)
 static void
 receiver_destroy(DestReceiver *self)
 {
-	IngestDest *dest = (IngestDest *) self;
+	SinkDest   *dest = (SinkDest *) self;
 
 	MemoryContextDelete(dest->row_context);
 	pfree(dest);
 }
 
 DestReceiver *
-kpg_dest_create(KpgRowFormat *format, KcIngest *ingest, const KcMux *mux, KpgProgress *progress)
+kpg_dest_create(KpgRowFormat *format, KpgSink *sink, KpgProgress *progress)
 {
-	IngestDest *dest = palloc0(sizeof(IngestDest));
+	SinkDest   *dest = palloc0(sizeof(SinkDest));
 
 	dest->pub.receiveSlot = receiver_slot;
 	dest->pub.rStartup = receiver_startup;
@@ -158,8 +143,7 @@ kpg_dest_create(KpgRowFormat *format, KcIngest *ingest, const KcMux *mux, KpgPro
 	dest->pub.rDestroy = receiver_destroy;
 	dest->pub.mydest = DestNone;
 	dest->format = format;
-	dest->ingest = ingest;
-	dest->mux = mux;
+	dest->sink = sink;
 	dest->progress = progress;
 	dest->row_context = AllocSetContextCreate(CurrentMemoryContext, "kusto_ingest row",
 											  ALLOCSET_DEFAULT_SIZES);
@@ -170,17 +154,11 @@ kpg_dest_create(KpgRowFormat *format, KcIngest *ingest, const KcMux *mux, KpgPro
 void
 kpg_dest_finish(DestReceiver *self)
 {
-	IngestDest *dest = (IngestDest *) self;
-	KcStatus	status;
-	KcError		err;
+	SinkDest   *dest = (SinkDest *) self;
 
-	kpg_progress_phase(dest->progress, KPG_PHASE_UPLOAD);
 	if (dest->chunk != NULL)
 		put_chunk(dest);
-	kpg_check(kc_ingest_finish(dest->ingest, &err), &err);
-	kpg_wait_pump();
-	while (!kc_ingest_done(dest->ingest, &status, &err))
-		wait_for_upload(dest);
-	kpg_check(status, &err);
+	while (!dest->sink->finish(dest->sink))
+		wait_for_sink(dest);
 	tell_progress(dest);
 }

@@ -2,9 +2,7 @@
  * drain.h
  *	  Sending captured row changes, in the database's worker.
  *
- *	drain.c			which captures there are, and driving each
- *	drain_batch.c	one batch: read, streamed or uploaded, marked
- *	drain_flush.c	kusto_flush: who waits for it
+ * drain_internal.h says which part is where.
  *
  * Each capture is driven by itself, so that one whose service fails does not
  * hold up the others; a capture's batches go one after another.  No
@@ -28,8 +26,12 @@ extern int64 kpg_drain_run(bool woken);
  */
 extern int64 kpg_drain_linger_ms(void);
 
-/* Are there captures in this database?  Then the worker does not end. */
+/*
+ * Are there captures in this database, or is that not known?  Then the worker
+ * does not end.  By the last look at the list; false: one was not possible.
+ */
 extern bool kpg_drain_has_captures(void);
+extern bool kpg_drain_look(void);
 
 /* Is something under way whose end should be awaited before the process ends? */
 extern bool kpg_drain_is_sending(void);

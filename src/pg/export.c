@@ -1,201 +1,33 @@
 /*
  * export.c
- *	  One export: a query's result into blobs that are staged for posting; and
- *	  the request that a job makes one.
+ *	  One export, in whatever mode; and the request that a job makes one.
  *
  * Session, ingest and everything between live in a memory context of the
  * export, under the caller's.  However the export ends, the context's reset
  * callbacks cancel what is under way and let go of the session: first the
- * ingest's, then the session's.
+ * tasks' and the ingest's, then the session's.
  */
 #include "postgres.h"
 
-#include "catalog/pg_type.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
-#include "../core/ingest.h"
-#include "alloc.h"
-#include "compat.h"
-#include "dest.h"
-#include "exec.h"
-#include "export.h"
+#include "export_internal.h"
 #include "fault.h"
-#include "format.h"
-#include "operations.h"
-#include "progress.h"
 #include "report.h"
 #include "schema.h"
-#include "session.h"
-#include "settings.h"
+#include "wait.h"
 #include "worker.h"
 
-typedef struct Export
-{
-	const KpgExportRequest *request;
-	MemoryContext context;
-	TimestampTz started;
-	pg_uuid_t	id;
-	bool		job;			/* its row is there already */
-	KpgQuery   *query;
-	KpgOnTypeError policy;
-	KpgExactlyOnce exactly_once;
-	char	   *table_command;	/* NULL unless create_table */
-	KpgSession *session;
-	const char *database;
-	KpgRowFormat *format;
-	KcIngest   *ingest;
-} Export;
+/* What a command that creates a table answers is short. */
+#define COMMAND_RESPONSE_MAX (1024 * 1024)
 
-/* ---- checks of the request ---- */
+/* ---- before the query ---- */
 
 static void
-check_mode(const char *mode)
-{
-	static const char *const modes[] = {"queued", "streaming", "managed", "direct"};
-	const char *closest;
-
-	if (strcmp(mode, modes[0]) == 0)
-		return;
-	for (size_t i = 1; i < lengthof(modes); i++)
-	{
-		if (strcmp(mode, modes[i]) == 0)
-			ereport(ERROR,
-					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-					 errmsg("mode \"%s\" is not supported in this version", mode),
-					 errhint("Use mode \"queued\".")));
-	}
-	closest = kpg_report_closest(mode, modes, 1);
-	ereport(ERROR,
-			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-			 errmsg("unrecognized mode \"%s\"", mode),
-			 closest != NULL ? errhint("Perhaps you meant the mode \"%s\".", closest)
-			 : errhint("The mode of this version is \"queued\".")));
-}
-
-static void
-check_given(const char *value, const char *argument)
-{
-	if (value == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("%s must not be null", argument)));
-}
-
-static void
-check_not_empty(const char *value, const char *argument)
-{
-	if (value != NULL && value[0] == '\0')
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("%s must not be empty", argument)));
-}
-
-static void
-check_request(const KpgExportRequest *request)
-{
-	check_given(request->query, "query");
-	check_given(request->table_name, "table_name");
-	check_given(request->mode, "mode");
-	check_given(request->on_type_error, "on_type_error");
-	check_given(request->exactly_once, "exactly_once");
-	check_not_empty(request->table_name, "table_name");
-	check_not_empty(request->mapping, "mapping");
-	check_mode(request->mode);
-	if (request->has_creation_time && TIMESTAMP_NOT_FINITE(request->creation_time))
-		ereport(ERROR,
-				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
-				 errmsg("creation_time must be finite")));
-}
-
-/* The elements of a text[] in UTF-8; NULL array: none. */
-static const KcSlice *
-text_array(ArrayType *array, const char *argument, int *count)
-{
-	Datum	   *elements;
-	bool	   *nulls;
-	KcSlice    *slices;
-
-	*count = 0;
-	if (array == NULL)
-		return NULL;
-	if (ARR_NDIM(array) > 1)
-		ereport(ERROR,
-				(errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
-				 errmsg("%s must be one-dimensional", argument)));
-	deconstruct_array(array, TEXTOID, -1, false, TYPALIGN_INT, &elements, &nulls, count);
-	slices = palloc(sizeof(KcSlice) * (Size) Max(*count, 1));
-	for (int i = 0; i < *count; i++)
-	{
-		if (nulls[i])
-			ereport(ERROR,
-					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-					 errmsg("%s must not contain null", argument)));
-		slices[i] = kc_slice(kpg_session_utf8(TextDatumGetCString(elements[i])));
-		if (slices[i].len == 0)
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("%s must not contain an empty string", argument)));
-	}
-	return slices;
-}
-
-static KcIngestProperties
-build_properties(const Export *export)
-{
-	const KpgExportRequest *request = export->request;
-	KcIngestProperties properties;
-
-	memset(&properties, 0, sizeof(properties));
-	properties.database = kc_slice(kpg_session_utf8(export->database));
-	properties.table = kc_slice(kpg_session_utf8(request->table_name));
-	properties.mapping = kc_slice(kpg_session_utf8(request->mapping));
-	properties.tags = text_array(request->tags, "tags", &properties.ntags);
-	properties.if_not_exists = text_array(request->ingest_if_not_exists, "ingest_if_not_exists",
-										  &properties.nif_not_exists);
-	properties.has_creation_time = request->has_creation_time;
-	if (request->has_creation_time)
-		properties.creation_time_us = request->creation_time +
-			((int64) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE)) * USECS_PER_DAY;
-	properties.flush_immediately = request->flush_immediately;
-	/* Perhaps: how large the blobs will be is not known yet, and the message must fit. */
-	properties.exactly_once = export->exactly_once != KPG_EXACTLY_ONCE_OFF;
-	properties.report = KC_REPORT_ALL;
-	return properties;
-}
-
-/* ---- the run ---- */
-
-static void
-free_ingest(void *arg)
-{
-	kc_ingest_free((KcIngest *) arg);
-}
-
-static void
-start_ingest(Export *export)
-{
-	MemoryContextCallback *callback = palloc0(sizeof(MemoryContextCallback));
-	KcIngestOptions options;
-	KcError		err;
-
-	memset(&options, 0, sizeof(options));
-	StaticAssertStmt(sizeof(export->id.data) == sizeof(options.operation_id.bytes), "both are UUIDs");
-	memcpy(options.operation_id.bytes, export->id.data, sizeof(export->id.data));
-	options.max_blob_size = (uint64_t) kpg_max_blob_size_kb * 1024;
-	options.level = kpg_compression_level;
-	options.properties = build_properties(export);
-	kpg_check(kc_ingest_create(kpg_alloc_create(export->context), export->session->client, &options,
-							   &export->ingest, &err), &err);
-	callback->func = free_ingest;
-	callback->arg = export->ingest;
-	MemoryContextRegisterResetCallback(export->context, callback);
-}
-
-static void
-choose_id(Export *export)
+choose_id(KpgExport *export)
 {
 	KcUuid		id;
 	KcError		err;
@@ -206,7 +38,7 @@ choose_id(Export *export)
 
 /* What the result will look like in Kusto. */
 static void
-describe(Export *export, TupleDesc desc)
+describe(KpgExport *export, TupleDesc desc)
 {
 	const KpgExportRequest *request = export->request;
 
@@ -216,7 +48,9 @@ describe(Export *export, TupleDesc desc)
 				 errmsg("the query returns no columns"),
 				 errhint("A Kusto table has at least one column.")));
 	export->format = kpg_format_create(desc, export->policy);
-	if (request->create_table)
+	if (request->table_command != NULL)
+		export->table_command = pstrdup(request->table_command);
+	else if (request->create_table)
 		export->table_command = kpg_schema_create_merge(desc, request->table_name, export->policy);
 }
 
@@ -225,15 +59,19 @@ describe(Export *export, TupleDesc desc)
  * nothing of it is evaluated.
  */
 static void
-prepare(Export *export, bool run)
+prepare(KpgExport *export, bool run)
 {
 	const KpgExportRequest *request = export->request;
 	Oid			serverid;
 
-	check_request(request);
+	kpg_export_check(request);
+	export->mode = kpg_export_mode(request->mode);
 	serverid = kpg_session_server(request->server, GetUserId());
 	export->policy = kpg_format_policy(request->on_type_error);
 	export->exactly_once = kpg_operations_exactly_once(request->exactly_once);
+	/* A tag of its own is of use to what is posted and may be posted again. */
+	if (export->mode == KPG_MODE_STREAMING || export->mode == KPG_MODE_DIRECT)
+		export->exactly_once = KPG_EXACTLY_ONCE_OFF;
 	if (run)
 	{
 		export->query = kpg_exec_prepare(request->query);
@@ -247,31 +85,96 @@ prepare(Export *export, bool run)
 		describe(export, kpg_exec_check(request->query));
 	export->session = kpg_session_acquire_in(export->context, serverid, GetUserId());
 	export->database = kpg_session_database(export->session, request->database);
-	start_ingest(export);
+	/* Otherwise it is not known yet whether there will be any blob. */
+	if (export->mode == KPG_MODE_QUEUED || export->mode == KPG_MODE_DIRECT)
+		kpg_export_start_ingest(export);
 }
 
-/*
- * Kusto looks for the tag before each blob: once the first blob is in, it
- * would skip the others.
- */
-static void
-check_skippable(const Export *export)
+/* ---- what the modes share ---- */
+
+void
+kpg_export_query(KpgExport *export, KpgSink *sink)
 {
-	ArrayType  *keys = export->request->ingest_if_not_exists;
+	DestReceiver *dest = kpg_dest_create(export->format, sink, export->progress);
 
-	if (keys == NULL || ArrayGetNItems(ARR_NDIM(keys), ARR_DIMS(keys)) == 0 ||
-		kc_ingest_nblobs(export->ingest) <= 1)
-		return;
-	ereport(ERROR,
-			(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-			 errmsg("a result of %d blobs cannot be exported with ingest_if_not_exists",
-					kc_ingest_nblobs(export->ingest)),
-			 errdetail("After the first blob Kusto would skip the others."),
-			 errhint("Raise kusto_ingest.max_blob_size, or export the result in parts with a key for each.")));
+	(void) kpg_exec_run(export->query, dest);
+	kpg_progress_phase(export->progress, KPG_PHASE_UPLOAD);
+	kpg_dest_finish(dest);
 }
+
+static void
+free_task(void *arg)
+{
+	kc_task_free((KcTask *) arg);
+}
+
+void
+kpg_export_own_task(const KpgExport *export, KcTask *task)
+{
+	MemoryContextCallback *callback = MemoryContextAllocZero(export->context, sizeof(MemoryContextCallback));
+
+	callback->func = free_task;
+	callback->arg = task;
+	MemoryContextRegisterResetCallback(export->context, callback);
+}
+
+static void
+tell_doubt(void *arg)
+{
+	const KpgExport *export = (const KpgExport *) arg;
+
+	errcontext("ingestion into Kusto table \"%s\", whose outcome is not known", export->request->table_name);
+}
+
+void
+kpg_export_wait_task(const KpgExport *export, const KcTask *task)
+{
+	ErrorContextCallback callback;
+
+	callback.callback = tell_doubt;
+	callback.arg = unconstify(KpgExport *, export);
+	callback.previous = error_context_stack;
+	error_context_stack = &callback;
+	(void) kpg_wait_done(&task->done, -1, KPG_WAIT_REQUEST);
+	error_context_stack = callback.previous;
+}
+
+static bool
+is_transient(KcStatus status)
+{
+	return status == KC_ERR_NETWORK || status == KC_ERR_TIMEOUT || status == KC_ERR_THROTTLED ||
+		status == KC_ERR_SERVICE;
+}
+
+bool
+kpg_export_create_table(KpgExport *export, KcError *err)
+{
+	KcRequestTask *task;
+
+	if (export->table_command == NULL)
+		return true;
+	kpg_wait_check(kc_client_mux(export->session->client));
+	kpg_check(kc_kusto_request_start(export->session->client, KC_ENDPOINT_ENGINE_MGMT,
+									 kc_slice(kpg_session_utf8(export->database)),
+									 kc_slice(kpg_session_utf8(export->table_command)),
+									 false, COMMAND_RESPONSE_MAX, &task, err), err);
+	kpg_export_own_task(export, &task->task);
+	(void) kpg_wait_done(&task->task.done, -1, KPG_WAIT_REQUEST);
+	*err = task->task.error;
+	/* To add a table takes this role; the principal is admin of what it has created. */
+	if (err->status == KC_ERR_FORBIDDEN)
+		err->advice = KC_ADVICE_GRANT_DATABASE_USER;
+	if (is_transient(err->status))
+		return false;
+	kpg_check(err->status, err);
+	export->table_created = true;
+	return true;
+}
+
+/* ---- the record ---- */
 
 static KpgOperationRequest
-row_of(const Export *export)
+row_of(const KpgExport *export)
 {
 	const KpgExportRequest *request = export->request;
 	KpgOperationRequest operation;
@@ -291,48 +194,94 @@ row_of(const Export *export)
 	operation.has_creation_time = request->has_creation_time;
 	operation.creation_time = request->creation_time;
 	operation.flush_immediately = request->flush_immediately;
-	operation.table_command = export->table_command;
+	operation.table_command = export->table_created ? NULL : export->table_command;
 	operation.on_type_error = request->on_type_error;
 	operation.exactly_once = export->exactly_once;
 	operation.created_at = export->started;
 	return operation;
 }
 
-/* True when the worker has something to do. */
-static bool
-stage(const Export *export)
+void
+kpg_export_stage(KpgExport *export)
 {
 	KpgOperationRequest operation = row_of(export);
 	char	   *type_errors = kpg_format_type_errors(export->format);
+	uint64_t	rows;
+	uint64_t	raw_bytes;
+	uint64_t	compressed_bytes;
+	bool		to_do;
 
-	if (export->job)
-		return kpg_operations_stage_job(&operation, export->ingest, type_errors);
-	return kpg_operations_stage(&operation, export->ingest, type_errors);
-}
-
-static void
-run(Export *export)
-{
-	KpgProgress *progress = kpg_progress_begin(&export->id);
-	DestReceiver *dest = kpg_dest_create(export->format, export->ingest,
-										 kc_client_mux(export->session->client), progress);
-
-	(void) kpg_exec_run(export->query, dest);
-	kpg_dest_finish(dest);
-	check_skippable(export);
-	kpg_progress_phase(progress, KPG_PHASE_STAGING);
+	kc_ingest_totals(export->ingest, &rows, &raw_bytes, &compressed_bytes);
+	export->rows = rows;
+	export->raw_bytes = raw_bytes;
+	export->compressed_bytes = compressed_bytes;
+	export->end = KPG_END_STAGED;
+	kpg_progress_phase(export->progress, KPG_PHASE_STAGING);
 	KPG_FAULT("blobs-uploaded");
-	if (stage(export))
+	to_do = export->job ? kpg_operations_stage_job(&operation, export->ingest, type_errors)
+		: kpg_operations_stage(&operation, export->ingest, type_errors);
+	if (to_do)
 		kpg_worker_staged();
 	KPG_FAULT("rows-staged");
-	kpg_progress_end(progress);
+}
+
+void
+kpg_export_record(KpgExport *export, KpgExportEnd end)
+{
+	KpgOperationRequest operation = row_of(export);
+	char	   *type_errors = kpg_format_type_errors(export->format);
+	KpgIngested ingested = {
+		.state = end == KPG_END_SKIPPED ? KPG_STATE_SKIPPED : KPG_STATE_SUCCEEDED,
+		.ingest = export->ingest
+	};
+
+	if (export->ingest != NULL)
+	{
+		uint64_t	rows;
+		uint64_t	raw_bytes;
+		uint64_t	compressed_bytes;
+
+		kc_ingest_totals(export->ingest, &rows, &raw_bytes, &compressed_bytes);
+		export->rows = rows;
+		export->raw_bytes = raw_bytes;
+		export->compressed_bytes = compressed_bytes;
+	}
+	ingested.rows = export->rows;
+	ingested.raw_bytes = export->raw_bytes;
+	ingested.compressed_bytes = export->compressed_bytes;
+	export->end = end;
+	kpg_progress_phase(export->progress, KPG_PHASE_STAGING);
+	if (export->job)
+		kpg_operations_record_job(&operation, &ingested, type_errors);
+	else
+		kpg_operations_record(&operation, &ingested, type_errors);
 }
 
 /* ---- the three ways in ---- */
 
+static void
+run(KpgExport *export)
+{
+	export->progress = kpg_progress_begin(&export->id);
+	switch (export->mode)
+	{
+		case KPG_MODE_QUEUED:
+			kpg_export_queued(export);
+			break;
+		case KPG_MODE_STREAMING:
+		case KPG_MODE_MANAGED:
+			kpg_export_streamed(export);
+			break;
+		case KPG_MODE_DIRECT:
+			kpg_export_direct(export);
+			break;
+	}
+	kpg_progress_end(export->progress);
+}
+
 /* Where everything of an export lives; returns what to go back to. */
 static MemoryContext
-enter_context(Export *export)
+enter_context(KpgExport *export)
 {
 	export->context = AllocSetContextCreate(CurrentMemoryContext, "kusto_ingest export",
 											ALLOCSET_DEFAULT_SIZES);
@@ -342,7 +291,7 @@ enter_context(Export *export)
 void
 kpg_export_run(const KpgExportRequest *request, pg_uuid_t *id)
 {
-	Export		export = {.request = request,.started = GetCurrentTimestamp()};
+	KpgExport	export = {.request = request,.started = GetCurrentTimestamp()};
 	MemoryContext old;
 
 	/* Before the next one, which would be true and tell less. */
@@ -354,7 +303,7 @@ kpg_export_run(const KpgExportRequest *request, pg_uuid_t *id)
 	choose_id(&export);
 	prepare(&export, true);
 	run(&export);
-	kpg_export_notice(export.ingest, export.format, export.table_command != NULL);
+	kpg_export_notice(&export);
 	*id = export.id;
 
 	MemoryContextSwitchTo(old);
@@ -364,7 +313,7 @@ kpg_export_run(const KpgExportRequest *request, pg_uuid_t *id)
 void
 kpg_export_submit(const KpgExportRequest *request, pg_uuid_t *id)
 {
-	Export		export = {.request = request,.started = GetCurrentTimestamp()};
+	KpgExport	export = {.request = request,.started = GetCurrentTimestamp()};
 	KpgOperationRequest operation;
 	MemoryContext old;
 
@@ -388,7 +337,7 @@ kpg_export_submit(const KpgExportRequest *request, pg_uuid_t *id)
 void
 kpg_export_run_job(const KpgExportRequest *request, const pg_uuid_t *id)
 {
-	Export		export = {.request = request,.started = GetCurrentTimestamp(),.id = *id,.job = true};
+	KpgExport	export = {.request = request,.started = GetCurrentTimestamp(),.id = *id,.job = true};
 	MemoryContext old = enter_context(&export);
 
 	prepare(&export, true);

@@ -1,6 +1,7 @@
 /*
  * export.h
- *	  One export: a query's result into blobs that are staged for posting.
+ *	  One export: a query's result into blobs that are staged for posting, or
+ *	  into Kusto at once.
  */
 #ifndef KPG_EXPORT_H
 #define KPG_EXPORT_H
@@ -10,9 +11,6 @@
 #include "datatype/timestamp.h"
 #include "utils/array.h"
 #include "utils/uuid.h"
-
-#include "../core/ingest.h"
-#include "format.h"
 
 /* What is to be exported, as the SQL function was told; NULL: not given. */
 typedef struct KpgExportRequest
@@ -29,14 +27,17 @@ typedef struct KpgExportRequest
 	TimestampTz creation_time;
 	bool		flush_immediately;
 	bool		create_table;
+	const char *table_command;	/* another than follows from the query; of jobs */
 	const char *on_type_error;
 	const char *exactly_once;	/* "auto", "on", "off" */
 } KpgExportRequest;
 
 /*
  * Run the query as the current user, upload its result, and record it in the
- * current transaction; a worker posts it after the commit.  Whatever can be
- * wrong with the request is raised before the first upload.
+ * current transaction; a worker posts it after the commit.  In the modes other
+ * than "queued" Kusto ingests it, if all goes well, before this returns, and no
+ * rollback undoes that.  Whatever can be wrong with the request is raised
+ * before the query is run.
  */
 extern void kpg_export_run(const KpgExportRequest *request, pg_uuid_t *id);
 
@@ -49,8 +50,5 @@ extern void kpg_export_submit(const KpgExportRequest *request, pg_uuid_t *id);
 
 /* In a job's process: like kpg_export_run(), for the running operation id. */
 extern void kpg_export_run_job(const KpgExportRequest *request, const pg_uuid_t *id);
-
-/* Tell the client what the current transaction has staged. */
-extern void kpg_export_notice(const KcIngest *ingest, const KpgRowFormat *format, bool create_table);
 
 #endif							/* KPG_EXPORT_H */

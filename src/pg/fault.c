@@ -60,6 +60,7 @@ static const Point points[] = {
 	/* A session, or a job, exports. */
 	{"blobs-uploaded", USUAL},			/* all blobs are in storage, no row tells of them */
 	{"rows-staged", ANY},				/* the rows are written */
+	{"ingested-at-once", ANY},			/* streaming or direct: it is in Kusto, no row tells of it */
 	{"before-commit", USUAL},			/* is about to make sure that a worker runs */
 	{"worker-ensured", USUAL},			/* a worker runs, the commit is to come */
 	{"committed", CRASH},				/* the commit is flushed, the worker not yet woken */
@@ -92,9 +93,18 @@ static const Point points[] = {
 	{"job-registered", ANY},				/* in the worker: the postmaster will start it */
 	{"job-start", ANY},					/* connected, it has no lock yet */
 	{"job-claimed", ANY},				/* "running" is on record, the query has not begun */
+	{"snapshot-marked", USUAL},			/* a table's rows are staged and the mark is written, not committed */
 	{"job-failed", USUAL},				/* the query is rolled back, no row tells of it */
 	{"job-committed", ANY},				/* all is staged, the process is about to end */
 	{"job-given-back", USUAL},			/* the worker has written what follows from a lost process, not committed */
+
+	/* The worker sends row changes. */
+	{"drain-read", USUAL},				/* a batch is read, in memory alone */
+	{"drain-table-created", USUAL},		/* its table is created, only memory will know */
+	{"drain-streamed", ANY},			/* Kusto has the batch, no mark tells of it */
+	{"drain-uploaded", ANY},			/* its blobs are in storage, no row tells of them */
+	{"drain-marked", USUAL},			/* mark and operation are written, not committed */
+	{"drain-recorded", ANY},			/* they are on record, memory does not know */
 
 	/* The worker leaves. */
 	{"worker-ending", ANY},				/* for want of work: its locks are gone, the guard is not */
@@ -108,6 +118,10 @@ static const Point points[] = {
 	{"waiters-due", BIT(ERROR)},			/* in a commit: those who wait for an end are to be woken */
 	{"retry-written", USUAL},			/* the blobs are staged again, not committed */
 	{"purge-written", USUAL},			/* a batch is deleted, not committed */
+
+	/* The outbox. */
+	{"letter-staged", USUAL},			/* an operation has replaced a dead letter, not committed */
+	{"ring-truncated", USUAL},			/* a table is truncated, its marks are in another, not committed */
 };
 
 static char *fault;

@@ -85,8 +85,8 @@ write_text_bare(KpgColumn *column, Datum value, KcCsvWriter *w)
 	kpg_format_text_free(&text);
 }
 
-static void
-check_record_size(KpgRowFormat *format, const KcCsvWriter *w)
+void
+kpg_format_check_record(KpgRowFormat *format, const KcCsvWriter *w)
 {
 	if (unlikely(w->out->len - w->row_start > KPG_RECORD_LIMIT))
 		kpg_format_record_too_big(format);
@@ -105,7 +105,7 @@ write_text_quoted(KpgColumn *column, Datum value, KcCsvWriter *w)
 	}
 	kc_csv_quoted(w, text.data, text.len);
 	kpg_format_text_free(&text);
-	check_record_size(column->formatter.format, w);
+	kpg_format_check_record(column->formatter.format, w);
 }
 
 static void
@@ -123,7 +123,7 @@ write_nest(KpgColumn *column, Datum value, KcCsvWriter *w)
 	}
 	kpg_format_buf_check(json);
 	kc_csv_quoted(w, json->data, json->len);
-	check_record_size(f->format, w);
+	kpg_format_check_record(f->format, w);
 }
 
 /* ---- making a format ---- */
@@ -147,8 +147,8 @@ choose_write(const KpgColumn *column)
 	return quoted || f->shape == KPG_SHAPE_JSON ? write_text_quoted : write_text_bare;
 }
 
-KpgRowFormat *
-kpg_format_create(TupleDesc desc, KpgOnTypeError policy)
+static KpgRowFormat *
+make_format(KpgOnTypeError policy, int max_columns)
 {
 	KpgRowFormat *format = palloc0(sizeof(KpgRowFormat));
 
@@ -159,28 +159,56 @@ kpg_format_create(TupleDesc desc, KpgOnTypeError policy)
 	kc_buf_init(&format->base64, format->alloc, KC_BUF_UNLIMITED);
 	initStringInfo(&format->jsonb);
 	kpg_format_transcode_init(format);
+	format->columns = palloc0(Max(max_columns, 1) * sizeof(KpgColumn));
+	return format;
+}
 
-	format->columns = palloc0(desc->natts * sizeof(KpgColumn));
+static void
+add_column(KpgRowFormat *format, Form_pg_attribute att)
+{
+	KpgColumn  *column = &format->columns[format->ncolumns++];
+
+	kpg_format_resolve(&column->formatter, format, att->atttypid);
+	column->index = att->attnum - 1;
+	column->name = pstrdup(NameStr(att->attname));
+	column->as_string = becomes_string(&column->formatter, format->policy);
+	column->kusto_type = column->as_string ? "string" : column->formatter.kusto_type;
+	column->write = choose_write(column);
+	format->natts = Max(format->natts, att->attnum);
+}
+
+KpgRowFormat *
+kpg_format_create(TupleDesc desc, KpgOnTypeError policy)
+{
+	KpgRowFormat *format = make_format(policy, desc->natts);
+
 	for (int i = 0; i < desc->natts; i++)
 	{
-		Form_pg_attribute att = TupleDescAttr(desc, i);
-		KpgColumn  *column = &format->columns[format->ncolumns];
-
-		if (att->attisdropped)
-			continue;
-		format->ncolumns++;
-		kpg_format_resolve(&column->formatter, format, att->atttypid);
-		column->index = i;
-		column->name = pstrdup(NameStr(att->attname));
-		column->as_string = becomes_string(&column->formatter, policy);
-		column->kusto_type = column->as_string ? "string" : column->formatter.kusto_type;
-		column->write = choose_write(column);
+		if (!TupleDescAttr(desc, i)->attisdropped)
+			add_column(format, TupleDescAttr(desc, i));
 	}
 	if (format->ncolumns == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_SYNTAX_ERROR),
 				 errmsg("the query returns no columns"),
 				 errhint("A Kusto table has at least one column.")));
+	return format;
+}
+
+KpgRowFormat *
+kpg_format_create_for(TupleDesc desc, const AttrNumber *columns, int ncolumns, KpgOnTypeError policy)
+{
+	KpgRowFormat *format = make_format(policy, ncolumns);
+
+	for (int i = 0; i < ncolumns; i++)
+	{
+		AttrNumber	attnum = columns[i];
+
+		if (attnum > 0 && !TupleDescAttr(desc, attnum - 1)->attisdropped)
+			add_column(format, TupleDescAttr(desc, attnum - 1));
+		else
+			format->ncolumns++;
+	}
 	return format;
 }
 
@@ -199,18 +227,42 @@ static void
 add_error_context(void *arg)
 {
 	const KpgRowFormat *format = arg;
+	const char *column = kpg_format_column(format);
 
-	if (format->column != NULL && !format->reported)
-		errcontext("column \"%s\" in row " UINT64_FORMAT " of the query's result",
-				   format->column->name, format->rownum);
+	if (column != NULL)
+		errcontext("column \"%s\" in row " UINT64_FORMAT " of the query's result", column, format->rownum);
+}
+
+void
+kpg_format_fields(KpgRowFormat *format, TupleTableSlot *slot, KcCsvWriter *w)
+{
+	slot_getsomeattrs(slot, format->natts);
+	for (int i = 0; i < format->ncolumns; i++)
+	{
+		KpgColumn  *column = &format->columns[i];
+
+		if (column->write == NULL || slot->tts_isnull[column->index])
+		{
+			kc_csv_null(w);
+			continue;
+		}
+		format->column = column;
+		column->write(column, slot->tts_values[column->index], w);
+	}
+	kpg_format_unpin(format);
+	format->column = NULL;
+}
+
+const char *
+kpg_format_column(const KpgRowFormat *format)
+{
+	return format->column != NULL && !format->reported ? format->column->name : NULL;
 }
 
 void
 kpg_format_row(KpgRowFormat *format, TupleTableSlot *slot, uint64 rownum, KcCsvWriter *w)
 {
 	ErrorContextCallback context;
-
-	slot_getallattrs(slot);
 
 	format->rownum = rownum;
 	context.callback = add_error_context;
@@ -219,19 +271,8 @@ kpg_format_row(KpgRowFormat *format, TupleTableSlot *slot, uint64 rownum, KcCsvW
 	error_context_stack = &context;
 
 	kc_csv_row_begin(w);
-	for (int i = 0; i < format->ncolumns; i++)
-	{
-		KpgColumn  *column = &format->columns[i];
-
-		format->column = column;
-		if (slot->tts_isnull[column->index])
-			kc_csv_null(w);
-		else
-			column->write(column, slot->tts_values[column->index], w);
-	}
+	kpg_format_fields(format, slot, w);
 	kc_csv_row_end(w);
-	kpg_format_unpin(format);
 
-	format->column = NULL;
 	error_context_stack = context.previous;
 }

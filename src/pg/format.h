@@ -13,6 +13,7 @@
 #include "postgres.h"
 
 #include "access/tupdesc.h"
+#include "datatype/timestamp.h"
 #include "executor/tuptable.h"
 #include "lib/stringinfo.h"
 
@@ -60,6 +61,15 @@ extern void kpg_format_fields(KpgRowFormat *format, TupleTableSlot *slot, KcCsvW
 
 /* The same values as one field that is a JSON object, of the columns that exist. */
 extern void kpg_format_object(KpgRowFormat *format, TupleTableSlot *slot, KcCsvWriter *w);
+
+/* The column whose value is being written, for the context of errors; else NULL. */
+extern const char *kpg_format_column(const KpgRowFormat *format);
+
+/* Room for the text of a datetime. */
+#define KPG_DATETIME_MAX	32
+
+/* The text of a finite time; its length.  Not terminated. */
+extern int	kpg_format_datetime(TimestampTz time, char *buf);
 
 /* Kusto's type for a column under a policy: "long", "datetime", ... */
 extern const char *kpg_format_kusto_type(Oid type, int32 typmod, KpgOnTypeError policy);

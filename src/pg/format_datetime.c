@@ -125,6 +125,17 @@ kpg_format_timestamp(const KpgFormatter *f, Datum value, char *buf, int *len)
 	return KPG_FITS;
 }
 
+int
+kpg_format_datetime(TimestampTz time, char *buf)
+{
+	int			len = 0;
+	KpgMisfit	misfit PG_USED_FOR_ASSERTS_ONLY =
+		kpg_format_timestamp(NULL, TimestampTzGetDatum(time), buf, &len);
+
+	Assert(misfit == KPG_FITS && len <= KPG_DATETIME_MAX);
+	return len;
+}
+
 /* 24:00:00, which PostgreSQL allows, is a day. */
 KpgMisfit
 kpg_format_time(const KpgFormatter *f, Datum value, char *buf, int *len)

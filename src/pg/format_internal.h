@@ -128,7 +128,7 @@ typedef void (*KpgWriteFn) (KpgColumn *column, Datum value, KcCsvWriter *w);
 struct KpgColumn
 {
 	KpgFormatter formatter;
-	KpgWriteFn	write;
+	KpgWriteFn	write;			/* NULL: the field is always empty */
 	int			index;			/* in the slot, from 0 */
 	char	   *name;			/* server encoding */
 	const char *kusto_type;		/* under the policy */
@@ -153,9 +153,13 @@ struct KpgRowFormat
 
 	int			ncolumns;
 	KpgColumn  *columns;
+	int			natts;			/* attributes of a slot that are read */
+	KpgColumn  *object;			/* stands for all of them as one JSON object; NULL
+								 * until needed */
+	KcSlice    *keys;			/* in that object, by column */
 
 	/* the row under work */
-	uint64		rownum;
+	uint64		rownum;			/* 0: it is no query's */
 	KpgColumn  *column;
 	bool		reported;		/* an error that names column and row is on its way */
 	int			pinned;			/* settings pinned for the rest of the row */
@@ -211,6 +215,8 @@ extern void kpg_format_array(KpgFormatter *f, Datum value, KcBuf *out);
 extern void kpg_format_record(KpgFormatter *f, Datum value, KcBuf *out);
 extern void kpg_format_range(KpgFormatter *f, Datum value, KcBuf *out);
 extern void kpg_format_multirange(KpgFormatter *f, Datum value, KcBuf *out);
+extern KcSlice kpg_format_json_key(KpgRowFormat *format, const char *name);
+extern void kpg_format_json_value(KpgFormatter *f, Datum value, bool isnull, KcBuf *out);
 
 /* format_misfit.c */
 extern void kpg_format_misfit(KpgRowFormat *format, KpgMisfit misfit);
@@ -218,6 +224,7 @@ extern void kpg_format_record_too_big(KpgRowFormat *format);
 
 /* format.c */
 extern void kpg_format_buf_check(const KcBuf *buf);
+extern void kpg_format_check_record(KpgRowFormat *format, const KcCsvWriter *w);
 
 static inline void
 kpg_format_text_free(KpgText *text)

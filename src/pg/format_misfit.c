@@ -88,29 +88,40 @@ kpg_format_policy(const char *word)
 			 errhint("Valid values are \"error\", \"null\" and \"string\".")));
 }
 
+static const char *
+misfit_hint(const KpgRowFormat *format, const MisfitText *text)
+{
+	if (format->rownum == 0)
+		return text->never_string ?
+			"Capture the table with on_type_error => 'null' to send an empty field instead." :
+			"Capture the table with on_type_error => 'null' to send an empty field instead, "
+			"or 'string' to send it as text.";
+	return text->never_string ?
+		"Shorten the value in the query, "
+		"or pass on_type_error => 'null' to send an empty field instead." :
+		"Convert or filter the value in the query, "
+		"or pass on_type_error => 'null' to send an empty field instead, "
+		"or 'string' to send it as text.";
+}
+
 static void
 raise_misfit(KpgRowFormat *format, const MisfitText *text)
 {
 	const char *detail = text->detail;
-	const char *hint;
 
 	if (format->column->formatter.nest != NULL && text->inner_detail != NULL)
 		detail = text->inner_detail;
-	if (text->never_string)
-		hint = "Shorten the value in the query, "
-			"or pass on_type_error => 'null' to send an empty field instead.";
-	else
-		hint = "Convert or filter the value in the query, "
-			"or pass on_type_error => 'null' to send an empty field instead, "
-			"or 'string' to send it as text.";
 
 	format->reported = true;
 	ereport(ERROR,
 			(errcode(text->sqlstate),
-			 errmsg("value of column \"%s\" in row " UINT64_FORMAT " cannot be held by Kusto type %s",
-					format->column->name, format->rownum, format->column->kusto_type),
+			 format->rownum > 0
+			 ? errmsg("value of column \"%s\" in row " UINT64_FORMAT " cannot be held by Kusto type %s",
+					  format->column->name, format->rownum, format->column->kusto_type)
+			 : errmsg("value of column \"%s\" cannot be held by Kusto type %s",
+					  format->column->name, format->column->kusto_type),
 			 errdetail_internal("%s", detail),
-			 errhint("%s", hint)));
+			 errhint("%s", misfit_hint(format, text))));
 }
 
 /*
@@ -135,9 +146,13 @@ kpg_format_record_too_big(KpgRowFormat *format)
 	format->reported = true;
 	ereport(ERROR,
 			(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-			 errmsg("row " UINT64_FORMAT " is too large for Kusto", format->rownum),
+			 format->rownum > 0
+			 ? errmsg("row " UINT64_FORMAT " is too large for Kusto", format->rownum)
+			 : errmsg("row change is too large for Kusto"),
 			 errdetail("Up to and with column \"%s\" it takes more than 64 MB of CSV.", format->column->name),
-			 errhint("Leave columns out, or shorten their values in the query.")));
+			 format->rownum > 0
+			 ? errhint("Leave columns out, or shorten their values in the query.")
+			 : errhint("Leave columns out, by capturing the table with columns => ....")));
 }
 
 /* Of all columns that have the name of this one. */

@@ -35,7 +35,7 @@ struct KpgElement
 
 typedef struct KpgField
 {
-	KcSlice		key;			/* see make_key(); data NULL: dropped */
+	KcSlice		key;			/* see kpg_format_json_key(); data NULL: dropped */
 	KpgFormatter formatter;
 } KpgField;
 
@@ -110,8 +110,8 @@ put_text(KpgFormatter *f, Datum value, KcBuf *out)
 	kpg_format_text_free(&text);
 }
 
-static void
-put_value(KpgFormatter *f, Datum value, bool isnull, KcBuf *out)
+void
+kpg_format_json_value(KpgFormatter *f, Datum value, bool isnull, KcBuf *out)
 {
 	if (isnull)
 		kc_buf_str(out, "null");
@@ -178,7 +178,7 @@ put_dimension(ArrayWalk *walk, int dim)
 		if (dim + 1 < walk->ndims)
 			put_dimension(walk, dim + 1);
 		else if (array_iterate(walk->iterator, &value, &isnull))
-			put_value(walk->formatter, value, isnull, out);
+			kpg_format_json_value(walk->formatter, value, isnull, out);
 	}
 	kc_buf_char(out, ']');
 }
@@ -210,8 +210,8 @@ kpg_format_array(KpgFormatter *f, Datum value, KcBuf *out)
 /* ---- composites ---- */
 
 /* "name": as in JSON, in the current memory context. */
-static KcSlice
-make_key(KpgRowFormat *format, const char *name)
+KcSlice
+kpg_format_json_key(KpgRowFormat *format, const char *name)
 {
 	KpgText		text = {name, strlen(name), NULL};
 	KcBuf		key;
@@ -261,7 +261,7 @@ record_of(KpgFormatter *f, Oid type, int32 typmod)
 
 		if (att->attisdropped)
 			continue;
-		record->fields[i].key = make_key(f->format, NameStr(att->attname));
+		record->fields[i].key = kpg_format_json_key(f->format, NameStr(att->attname));
 		kpg_format_resolve(&record->fields[i].formatter, f->format, att->atttypid);
 	}
 	MemoryContextSwitchTo(old);
@@ -296,7 +296,7 @@ kpg_format_record(KpgFormatter *f, Datum value, KcBuf *out)
 			kc_buf_char(out, ',');
 		first = false;
 		kc_buf_slice(out, field->key);
-		put_value(&field->formatter, record->values[i], record->nulls[i], out);
+		kpg_format_json_value(&field->formatter, record->values[i], record->nulls[i], out);
 	}
 	kc_buf_char(out, '}');
 
@@ -320,9 +320,9 @@ put_range(KpgFormatter *bound_formatter, TypeCacheEntry *typcache, RangeType *ra
 		return;
 	}
 	kc_buf_str(out, "{\"lower\":");
-	put_value(bound_formatter, lower.val, lower.infinite, out);
+	kpg_format_json_value(bound_formatter, lower.val, lower.infinite, out);
 	kc_buf_str(out, ",\"upper\":");
-	put_value(bound_formatter, upper.val, upper.infinite, out);
+	kpg_format_json_value(bound_formatter, upper.val, upper.infinite, out);
 	kc_buf_str(out, ",\"bounds\":\"");
 	kc_buf_char(out, lower.inclusive ? '[' : '(');
 	kc_buf_char(out, upper.inclusive ? ']' : ')');

@@ -1,6 +1,7 @@
 /*
  * functions_steer.c
- *	  SQL-callable functions that steer operations: cancel, retry, purge.
+ *	  SQL-callable functions that steer operations, and dead letters: cancel,
+ *	  retry, purge.
  *
  * What they do is done in the caller's transaction, and undone with it.  What
  * has an effect outside, stopping a job's process and waking the worker,
@@ -21,6 +22,7 @@
 #include "utils/timestamp.h"
 #include "utils/uuid.h"
 
+#include "capture.h"
 #include "compat.h"
 #include "fault.h"
 #include "operations.h"
@@ -177,6 +179,8 @@ kusto_cancel(PG_FUNCTION_ARGS)
 	require_argument(fcinfo, "operation");
 	require_writable("kusto_cancel()");
 	id = PG_GETARG_UUID_P(0);
+	if (kpg_capture_discard_letter(id))
+		PG_RETURN_BOOL(true);
 	if (!kpg_operations_cancel(id, &before))
 	{
 		ereport(NOTICE,
@@ -200,6 +204,8 @@ kusto_retry(PG_FUNCTION_ARGS)
 	require_argument(fcinfo, "operation");
 	require_writable("kusto_retry()");
 	id = PG_GETARG_UUID_P(0);
+	if (kpg_capture_retry_letter(id))
+		PG_RETURN_BOOL(true);
 	if (!kpg_operations_retry(id, &retried))
 	{
 		ereport(NOTICE,

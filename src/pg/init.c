@@ -11,6 +11,7 @@
 #include <ctype.h>
 #include <limits.h>
 
+#include "capture.h"
 #include "compat.h"
 #include "fault.h"
 #include "launcher.h"
@@ -232,4 +233,5 @@ _PG_init(void)
 	if (process_shared_preload_libraries_in_progress && !IsBinaryUpgrade)
 		kpg_launcher_init();
 	kpg_shared_init();
+	kpg_capture_order_init();
 }

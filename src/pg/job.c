@@ -37,6 +37,7 @@
 #include "utils/timeout.h"
 #include "utils/uuid.h"
 
+#include "capture.h"
 #include "compat.h"
 #include "export.h"
 #include "fault.h"
@@ -150,11 +151,24 @@ request_of(const KpgJob *job)
 	};
 }
 
+/*
+ * The rows of a captured table: the changes that are to be sent are told from
+ * those that are not by the very snapshot that the rows are read with.  All of
+ * them, or an error: what a policy hides would be missing in Kusto.
+ */
+static void
+begin_snapshot(void)
+{
+	XactIsoLevel = XACT_REPEATABLE_READ;
+	SetConfigOption("row_security", "off", PGC_USERSET, PGC_S_SESSION);
+}
+
 /* The commit is in: deferred triggers are a part of the query. */
 static void
 export(Process *process)
 {
 	KpgExportRequest request = request_of(&process->job);
+	bool		snapshot = strcmp(process->job.request.source, "capture") == 0;
 
 	SetCurrentStatementStartTimestamp();
 	pgstat_report_activity(STATE_RUNNING, psprintf("exporting operation %s", process->id_text));
@@ -162,11 +176,17 @@ export(Process *process)
 	/* The query may call pg_advisory_unlock_all(). */
 	kpg_worker_job_keep_lock(&process->id);
 	apply_settings(&process->job);
+	if (snapshot)
+		begin_snapshot();
 	/* The client's loop does that elsewhere, and there is none. */
 	if (kpg_job_timeout_ms > 0)
 		enable_timeout_after(STATEMENT_TIMEOUT, kpg_job_timeout_ms);
 	PushActiveSnapshot(GetTransactionSnapshot());
+	if (snapshot)
+		request.table_command = kpg_capture_snapshot_command(&process->id);
 	kpg_export_run_job(&request, &process->id);
+	if (snapshot)
+		kpg_capture_snapshot_done(&process->id);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	disable_timeout(STATEMENT_TIMEOUT, false);

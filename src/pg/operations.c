@@ -208,17 +208,18 @@ is_exactly_once(KpgExactlyOnce policy, const KcIngestBlob *blob)
 static const char insert_operation[] =
 "INSERT INTO kusto.operation (" KPG_REQUEST_COLUMNS ","
 " options, table_command, state, rows, raw_bytes, compressed_bytes, blobs, type_errors,"
-" staged_at, finished_at)"
+" staged_at, posted_at, finished_at)"
 " VALUES (" KPG_REQUEST_VALUES ","
 " jsonb_strip_nulls(jsonb_build_object(" KPG_REQUEST_OPTIONS ")),"
 " $19, $20, $21, $22, $23, $24, $25::jsonb, $26,"
-" CASE WHEN $20 = 'succeeded' THEN $26 END)";
+" CASE WHEN $20 <> 'staged' AND $21 > 0 THEN $26 END,"
+" CASE WHEN $20 <> 'staged' THEN $26 END)";
 
 static const char insert_blobs[] =
 "INSERT INTO kusto.blob (operation_id, ordinal, source_id, url, rows, raw_bytes,"
-" compressed_bytes, exactly_once, state, staged_at)"
+" compressed_bytes, exactly_once, state, staged_at, posted_at, finished_at)"
 " SELECT $1, b.ordinal, b.source_id, b.url, b.rows, b.raw_bytes, b.compressed_bytes,"
-" b.exactly_once, 'staged', $8"
+" b.exactly_once, $10, $8, CASE WHEN $10 <> 'staged' THEN $8 END, CASE WHEN $10 <> 'staged' THEN $8 END"
 " FROM unnest($2, $3, $4, $5, $6, $7, $9)"
 " AS b (ordinal, source_id, url, rows, raw_bytes, compressed_bytes, exactly_once)";
 
@@ -263,24 +264,23 @@ kpg_operations_request_args(const KpgOperationRequest *request, KpgSqlArg *args)
 	memcpy(args, filled, sizeof(filled));
 }
 
-static void
-stage_operation(const KpgOperationRequest *request, const KcIngest *ingest, const char *type_errors,
-				TimestampTz now, bool to_do)
+int
+kpg_operations_nblobs(const KcIngest *ingest)
 {
-	int			nblobs = kc_ingest_nblobs(ingest);
-	uint64_t	rows;
-	uint64_t	raw_bytes;
-	uint64_t	compressed_bytes;
+	return ingest == NULL ? 0 : kc_ingest_nblobs(ingest);
+}
 
-	kc_ingest_totals(ingest, &rows, &raw_bytes, &compressed_bytes);
-
+static void
+insert_result(const KpgOperationRequest *request, const KpgIngested *ingested, const char *type_errors,
+			  TimestampTz now)
+{
 	const KpgSqlArg result[] = {
 		kpg_operations_text_arg(request->table_command),
-		kpg_operations_text_arg(to_do ? "staged" : "succeeded"),
-		kpg_operations_arg(INT8OID, Int64GetDatum((int64) rows)),
-		kpg_operations_arg(INT8OID, Int64GetDatum((int64) raw_bytes)),
-		kpg_operations_arg(INT8OID, Int64GetDatum((int64) compressed_bytes)),
-		kpg_operations_arg(INT4OID, Int32GetDatum(nblobs)),
+		kpg_operations_text_arg(kpg_operations_state_name(ingested->state)),
+		kpg_operations_arg(INT8OID, Int64GetDatum((int64) ingested->rows)),
+		kpg_operations_arg(INT8OID, Int64GetDatum((int64) ingested->raw_bytes)),
+		kpg_operations_arg(INT8OID, Int64GetDatum((int64) ingested->compressed_bytes)),
+		kpg_operations_arg(INT4OID, Int32GetDatum(kpg_operations_nblobs(ingested->ingest))),
 		kpg_operations_text_arg(type_errors),
 		kpg_operations_arg(TIMESTAMPTZOID, TimestampTzGetDatum(now))
 	};
@@ -304,7 +304,8 @@ array_arg(Oid array_type, Oid element_type, Datum *values, int n)
 }
 
 void
-kpg_operations_stage_blobs(const KpgOperationRequest *request, const KcIngest *ingest, TimestampTz now)
+kpg_operations_insert_blobs(const KpgOperationRequest *request, const KcIngest *ingest, KpgState state,
+							TimestampTz now)
 {
 	int			n = kc_ingest_nblobs(ingest);
 	Datum	   *ordinals = palloc(sizeof(Datum) * (Size) n);
@@ -337,26 +338,43 @@ kpg_operations_stage_blobs(const KpgOperationRequest *request, const KcIngest *i
 		array_arg(INT8ARRAYOID, INT8OID, raw_bytes, n),
 		array_arg(INT8ARRAYOID, INT8OID, compressed_bytes, n),
 		kpg_operations_arg(TIMESTAMPTZOID, TimestampTzGetDatum(now)),
-		array_arg(BOOLARRAYOID, BOOLOID, exactly_once, n)
+		array_arg(BOOLARRAYOID, BOOLOID, exactly_once, n),
+		kpg_operations_text_arg(kpg_operations_state_name(state))
 	};
 
 	(void) kpg_operations_execute(insert_blobs, args, lengthof(args), SPI_OK_INSERT, 0);
 }
 
-bool
-kpg_operations_stage(const KpgOperationRequest *request, const KcIngest *ingest, const char *type_errors)
+void
+kpg_operations_record(const KpgOperationRequest *request, const KpgIngested *ingested,
+					  const char *type_errors)
 {
 	TimestampTz now = GetCurrentTimestamp();
-	bool		to_do = kc_ingest_nblobs(ingest) > 0 || request->table_command != NULL;
 	KpgSqlScope scope;
 
 	StaticAssertStmt(sizeof(KcUuid) == sizeof(pg_uuid_t), "a uuid is a uuid");
 
 	kpg_operations_enter(&scope);
-	stage_operation(request, ingest, type_errors, now, to_do);
-	if (kc_ingest_nblobs(ingest) > 0)
-		kpg_operations_stage_blobs(request, ingest, now);
+	insert_result(request, ingested, type_errors, now);
+	if (kpg_operations_nblobs(ingested->ingest) > 0)
+		kpg_operations_insert_blobs(request, ingested->ingest, ingested->state, now);
 	kpg_operations_leave(&scope);
+}
+
+bool
+kpg_operations_stage(const KpgOperationRequest *request, const KcIngest *ingest, const char *type_errors)
+{
+	bool		to_do = kc_ingest_nblobs(ingest) > 0 || request->table_command != NULL;
+	KpgIngested staged = {.state = to_do ? KPG_STATE_STAGED : KPG_STATE_SUCCEEDED,.ingest = ingest};
+	uint64_t	rows;
+	uint64_t	raw_bytes;
+	uint64_t	compressed_bytes;
+
+	kc_ingest_totals(ingest, &rows, &raw_bytes, &compressed_bytes);
+	staged.rows = rows;
+	staged.raw_bytes = raw_bytes;
+	staged.compressed_bytes = compressed_bytes;
+	kpg_operations_record(request, &staged, type_errors);
 	return to_do;
 }
 

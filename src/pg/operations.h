@@ -56,7 +56,7 @@ typedef struct KpgOperationRequest
 	const char *server;
 	const char *database;
 	const char *table_name;
-	const char *mode;			/* "queued" */
+	const char *mode;			/* as kusto_ingest() was told */
 	const char *source;			/* "query" */
 	const char *query;
 	const char *mapping;
@@ -134,6 +134,20 @@ typedef enum KpgState
 extern const char *kpg_operations_state_name(KpgState state);
 extern KpgState kpg_operations_state(const char *name);
 extern bool kpg_operations_is_final(KpgState state);
+
+/* What Kusto has taken, or skipped, already. */
+typedef struct KpgIngested
+{
+	KpgState	state;			/* succeeded or skipped */
+	uint64		rows;
+	uint64		raw_bytes;
+	uint64		compressed_bytes;
+	const KcIngest *ingest;		/* of its blobs; NULL: there were none */
+} KpgIngested;
+
+/* Record that in the caller's transaction: nothing is left to do. */
+extern void kpg_operations_record(const KpgOperationRequest *request, const KpgIngested *ingested,
+								  const char *type_errors);
 
 /*
  * Why an operation is not well; NULL members: nothing to say.  All but hint are
@@ -277,6 +291,10 @@ extern void kpg_operations_load_job(const pg_uuid_t *id, KpgJob *job);
  */
 extern bool kpg_operations_stage_job(const KpgOperationRequest *request, const KcIngest *ingest,
 									 const char *type_errors);
+
+/* running -> succeeded or skipped; like kpg_operations_record(), and raises as above. */
+extern void kpg_operations_record_job(const KpgOperationRequest *request, const KpgIngested *ingested,
+									  const char *type_errors);
 
 /*
  * pending or running -> pending, to be tried in so many seconds; the failure

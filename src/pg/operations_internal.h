@@ -80,7 +80,10 @@ extern bool kpg_operations_move(const pg_uuid_t *id, KpgState to, bool keep_erro
 extern uint64 kpg_operations_move_blobs(const pg_uuid_t *id, KpgState to);
 
 /* Insert the blob rows of an export, inside a scope. */
-extern void kpg_operations_stage_blobs(const KpgOperationRequest *request, const KcIngest *ingest,
-									   TimestampTz now);
+extern void kpg_operations_insert_blobs(const KpgOperationRequest *request, const KcIngest *ingest,
+										KpgState state, TimestampTz now);
+
+/* How many blobs there are; ingest may be NULL. */
+extern int	kpg_operations_nblobs(const KcIngest *ingest);
 
 #endif							/* KPG_OPERATIONS_INTERNAL_H */

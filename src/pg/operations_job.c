@@ -77,7 +77,8 @@ static const char select_claimed[] =
 /* Rows written while a job runs are its own: nobody else changes these columns. */
 static const char update_result[] =
 "UPDATE kusto.operation SET table_command = $2, rows = $3, raw_bytes = $4, compressed_bytes = $5,"
-" blobs = $6, type_errors = $7::jsonb, staged_at = clock_timestamp()"
+" blobs = $6, type_errors = $7::jsonb, staged_at = clock_timestamp(),"
+" posted_at = CASE WHEN $8 AND $3 > 0 THEN clock_timestamp() END"
 " WHERE id = $1 AND state = 'running'";
 
 static const char lock_in_state[] =
@@ -310,36 +311,49 @@ kpg_operations_load_job(const pg_uuid_t *id, KpgJob *job)
 		elog(ERROR, "operation that was claimed is not of role %u", userid);
 }
 
-bool
-kpg_operations_stage_job(const KpgOperationRequest *request, const KcIngest *ingest, const char *type_errors)
+void
+kpg_operations_record_job(const KpgOperationRequest *request, const KpgIngested *ingested,
+						  const char *type_errors)
 {
-	int			nblobs = kc_ingest_nblobs(ingest);
-	bool		to_do = nblobs > 0 || request->table_command != NULL;
+	int			nblobs = kpg_operations_nblobs(ingested->ingest);
 	KpgSqlScope scope;
-	uint64_t	rows;
-	uint64_t	raw_bytes;
-	uint64_t	compressed_bytes;
 
-	kc_ingest_totals(ingest, &rows, &raw_bytes, &compressed_bytes);
 	kpg_operations_enter(&scope);
 	{
 		const KpgSqlArg args[] = {
 			kpg_operations_uuid_arg(&request->id),
 			kpg_operations_text_arg(request->table_command),
-			kpg_operations_arg(INT8OID, Int64GetDatum((int64) rows)),
-			kpg_operations_arg(INT8OID, Int64GetDatum((int64) raw_bytes)),
-			kpg_operations_arg(INT8OID, Int64GetDatum((int64) compressed_bytes)),
+			kpg_operations_arg(INT8OID, Int64GetDatum((int64) ingested->rows)),
+			kpg_operations_arg(INT8OID, Int64GetDatum((int64) ingested->raw_bytes)),
+			kpg_operations_arg(INT8OID, Int64GetDatum((int64) ingested->compressed_bytes)),
 			kpg_operations_arg(INT4OID, Int32GetDatum(nblobs)),
-			kpg_operations_text_arg(type_errors)
+			kpg_operations_text_arg(type_errors),
+			kpg_operations_arg(BOOLOID, BoolGetDatum(ingested->state != KPG_STATE_STAGED))
 		};
 
 		(void) kpg_operations_execute(update_result, args, lengthof(args), SPI_OK_UPDATE, 0);
 	}
-	if (!kpg_operations_move(&request->id, to_do ? KPG_STATE_STAGED : KPG_STATE_SUCCEEDED, false))
+	if (!kpg_operations_move(&request->id, ingested->state, false))
 		raise_not_running(&request->id);
 	if (nblobs > 0)
-		kpg_operations_stage_blobs(request, ingest, GetCurrentTimestamp());
+		kpg_operations_insert_blobs(request, ingested->ingest, ingested->state, GetCurrentTimestamp());
 	kpg_operations_leave(&scope);
+}
+
+bool
+kpg_operations_stage_job(const KpgOperationRequest *request, const KcIngest *ingest, const char *type_errors)
+{
+	bool		to_do = kc_ingest_nblobs(ingest) > 0 || request->table_command != NULL;
+	KpgIngested staged = {.state = to_do ? KPG_STATE_STAGED : KPG_STATE_SUCCEEDED,.ingest = ingest};
+	uint64_t	rows;
+	uint64_t	raw_bytes;
+	uint64_t	compressed_bytes;
+
+	kc_ingest_totals(ingest, &rows, &raw_bytes, &compressed_bytes);
+	staged.rows = rows;
+	staged.raw_bytes = raw_bytes;
+	staged.compressed_bytes = compressed_bytes;
+	kpg_operations_record_job(request, &staged, type_errors);
 	return to_do;
 }
 

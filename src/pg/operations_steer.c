@@ -190,7 +190,7 @@ raise_nothing_to_retry(const pg_uuid_t *id, const LockedOperation *operation)
 			 errmsg("operation %s has nothing to post again", id_text(id)),
 			 operation->has_blobs
 			 ? errdetail("Each of its blobs is in Kusto, at least in part.")
-			 : errdetail("Its query has not come to its end, and a retry never runs a query."),
+			 : errdetail("None of its result was staged, and a retry never runs a query."),
 			 operation->has_blobs
 			 ? errhint("Export what is missing.")
 			 : errhint("Run the export again.")));

@@ -29,6 +29,7 @@
 
 #include "postgres.h"
 
+#include "access/attnum.h"
 #include "access/transam.h"
 #include "datatype/timestamp.h"
 #include "nodes/pg_list.h"
@@ -103,6 +104,8 @@ typedef struct KpgCapture
 	int64		snapshot_seq;
 	bool		ended;
 	bool		foreign;		/* recorded by another cluster or database */
+	uint64		system_identifier;	/* which; 0 in a new one: this cluster and */
+	Oid			database_oid;	/* database */
 } KpgCapture;
 
 /*
@@ -121,10 +124,16 @@ extern List *kpg_outbox_captures(void);
  * same, and then finds that one: false, and *capture is what is there.
  */
 extern bool kpg_outbox_add_capture(KpgCapture *capture);
-/* Write the members that kusto_capture may change: owner, columns, create_table, on_type_error, snapshot. */
+/*
+ * Write the members that kusto_capture may change: owner, columns, create_table,
+ * on_type_error, snapshot_operation and snapshot_seq, and whose it is.
+ */
 extern void kpg_outbox_change_capture(const KpgCapture *capture);
 extern void kpg_outbox_end_capture(int32 capture);
-/* Ended and all sent: forget it. */
+/*
+ * Ended and all sent: forget it.  The order of its columns is remembered until
+ * the next capture to the same Kusto table, which takes it over.
+ */
 extern void kpg_outbox_drop_capture(int32 capture);
 
 /* The newest shape; NULL: none yet.  Sees the transaction's own changes. */
@@ -143,6 +152,10 @@ typedef struct KpgMark
 {
 	char	   *snapshot;		/* text of pg_snapshot: all visible in it is sent; NULL:
 								 * nothing yet */
+	char	   *current;		/* snapshot of a batch that is sent up to after_txid and
+								 * after_seq only; NULL: all of each is sent */
+	uint64		after_txid;
+	int64		after_seq;
 	int64		rows;			/* sent in all */
 	int64		bytes;
 	int64		batches;
@@ -162,6 +175,11 @@ typedef struct KpgMark
 extern void kpg_outbox_read_mark(int32 capture, KpgMark *mark);
 /* Insert another; commits with the transaction. */
 extern void kpg_outbox_write_mark(int32 capture, const KpgMark *mark);
+/*
+ * Insert the first, unless something has been sent already: what is visible in
+ * the active snapshot need not be.
+ */
+extern void kpg_outbox_skip_visible(int32 capture);
 
 /* ---- batches (outbox_read.c) ---- */
 
@@ -198,12 +216,21 @@ extern void kpg_outbox_waiting(const int32 *captures, const char *const *lasts, 
 
 /* ---- the ring (outbox_ring.c) ---- */
 
+/*
+ * For the worker, after kpg_operations_lock(): the tables of row changes, for
+ * reading, until the transaction ends.  Never waits, so that nobody who drops or
+ * alters them is ever in a deadlock with us.
+ */
+extern KpgTables kpg_outbox_lock(void);
+
 /* Bytes of the three tables with their indexes and TOAST tables. */
 extern int64 kpg_outbox_size(void);
 
 /*
- * Truncate what is all sent and nobody has open, after inserting anew the marks
- * that are needed.  Never waits for a lock.  True when a table was truncated.
+ * Truncate what is large enough, all sent, and nobody has open, after inserting
+ * anew the marks that are needed.  Never waits for a lock, but keeps those it
+ * got: in a transaction of its own.  True when a table was truncated.
+ * captures are all that are not foreign, lasts what each has sent.
  */
 extern bool kpg_outbox_rotate(const int32 *captures, const char *const *lasts, int n);
 
@@ -212,5 +239,24 @@ extern bool kpg_outbox_rotate(const int32 *captures, const char *const *lasts, i
 /* Keep the data of a batch that Kusto will not take; *id names it. */
 extern void kpg_outbox_bury(const KpgCapture *capture, const KpgSlice *slice, KcSlice data,
 							const KpgFailure *failure, pg_uuid_t *id);
+
+typedef struct KpgDeadLetter
+{
+	pg_uuid_t	id;
+	Oid			owner;
+	char	   *server;
+	char	   *database;
+	char	   *table_name;
+	int64		rows;
+	KcSlice		data;
+} KpgDeadLetter;
+
+/*
+ * Lock one to be sent again or given up, in the current context.  False: there
+ * is none that the current user may know of.  Raises when it may not be steered.
+ */
+extern bool kpg_outbox_find_dead(const pg_uuid_t *id, KpgDeadLetter *letter);
+/* Delete it. */
+extern void kpg_outbox_forget_dead(const pg_uuid_t *id);
 
 #endif							/* KPG_OUTBOX_H */

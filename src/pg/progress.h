@@ -14,7 +14,8 @@ typedef enum KpgPhase
 {
 	KPG_PHASE_QUERY = 1,		/* also while uploads hold it up */
 	KPG_PHASE_UPLOAD,			/* of what is left */
-	KPG_PHASE_STAGING			/* recording it */
+	KPG_PHASE_STAGING,			/* recording it */
+	KPG_PHASE_SENDING			/* Kusto is asked to take it at once */
 } KpgPhase;
 
 typedef struct KpgProgressCounts

@@ -205,6 +205,34 @@ kpg_report(int elevel, const KcError *err)
 }
 
 void
+kpg_report_hinted(const KcError *err, const char *hint)
+{
+	char	   *message = kpg_report_text(kpg_report_message(err));
+	char	   *detail = kpg_report_detail(err);
+	char	   *better = kpg_report_hint(err);
+
+	ereport(ERROR,
+			(errcode(kpg_report_sqlstate(err)),
+			 errmsg_internal("%s", message),
+			 detail != NULL ? errdetail_internal("%s", kpg_report_text(detail)) : 0,
+			 errhint("%s", better != NULL ? better : hint)));
+}
+
+void
+kpg_report_doubtful(const KcError *err)
+{
+	char	   *message = kpg_report_text(kpg_report_message(err));
+	char	   *detail = kpg_report_detail(err);
+
+	ereport(ERROR,
+			(errcode(KPG_ERRCODE_INGESTION_UNKNOWN),
+			 errmsg_internal("%s", message),
+			 errdetail("%s%sKusto may have ingested the data all the same.",
+					   detail != NULL ? kpg_report_text(detail) : "", detail != NULL ? "\n" : ""),
+			 errhint("Look whether the data are in the Kusto table before you export them again.")));
+}
+
+void
 kpg_check(KcStatus status, const KcError *err)
 {
 	if (status != KC_OK)

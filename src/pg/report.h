@@ -26,6 +26,15 @@
  */
 extern void kpg_report(int elevel, const KcError *err);
 
+/* Raise it, with this hint unless it has a better one. */
+extern void kpg_report_hinted(const KcError *err, const char *hint);
+
+/*
+ * Raise, as KPG_ERRCODE_INGESTION_UNKNOWN, the failure of a request that may
+ * have brought its data into Kusto all the same.
+ */
+extern void kpg_report_doubtful(const KcError *err);
+
 /* Raises when status is not KC_OK. */
 extern void kpg_check(KcStatus status, const KcError *err);
 

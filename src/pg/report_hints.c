@@ -124,6 +124,9 @@ advice_text(KcAdvice advice)
 			return "Check the server's option proxy.";
 		case KC_ADVICE_MESSAGE_TOO_LARGE:
 			return "An ingestion message holds 48 KiB. Use fewer or shorter tags and names.";
+		case KC_ADVICE_STREAMING_OFF:
+			return "Use mode \"managed\" or \"queued\", or enable streaming ingestion: for the cluster in Azure, "
+				"for the table with .alter table <name> policy streamingingestion enable.";
 		case KC_ADVICE_NONE:
 		case KC_ADVICE_GRANT_INGESTOR:
 		case KC_ADVICE_GRANT_DATABASE_USER:

@@ -26,8 +26,8 @@ is_name_byte(char c)
 		(c >= '0' && c <= '9') || (c != '\0' && strchr("_ .-", c) != NULL);
 }
 
-static const char *
-name_problem(const char *name)
+const char *
+kpg_schema_name_problem(const char *name)
 {
 	size_t		len = strlen(name);
 
@@ -46,19 +46,31 @@ name_problem(const char *name)
 }
 
 /* The quoting is the core's, hence in UTF-8. */
-static void
-append_name(KcBuf *out, const char *name)
+void
+kpg_schema_append_name(KcBuf *out, const char *name)
 {
 	char	   *utf8 = pg_server_to_any(name, strlen(name), PG_UTF8);
 
 	kc_text_kql_name(out, kc_slice(utf8));
 }
 
+void
+kpg_schema_check_table_name(const char *name)
+{
+	const char *problem = kpg_schema_name_problem(name);
+
+	if (problem != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_NAME),
+				 errmsg("a Kusto table cannot be named \"%s\"", name),
+				 errdetail_internal("%s", problem)));
+}
+
 static void
 check_column_name(TupleDesc desc, int index)
 {
 	const char *name = NameStr(TupleDescAttr(desc, index)->attname);
-	const char *problem = name_problem(name);
+	const char *problem = kpg_schema_name_problem(name);
 
 	if (problem != NULL)
 		ereport(ERROR,
@@ -93,7 +105,7 @@ append_columns(KcBuf *out, TupleDesc desc, KpgOnTypeError policy)
 		check_column_name(desc, i);
 		if (ncolumns++ > 0)
 			kc_buf_str(out, ", ");
-		append_name(out, NameStr(att->attname));
+		kpg_schema_append_name(out, NameStr(att->attname));
 		kc_buf_char(out, ':');
 		kc_buf_str(out, kpg_format_kusto_type(att->atttypid, att->atttypmod, policy));
 	}
@@ -103,18 +115,12 @@ append_columns(KcBuf *out, TupleDesc desc, KpgOnTypeError policy)
 char *
 kpg_schema_create_merge(TupleDesc desc, const char *table_name, KpgOnTypeError policy)
 {
-	const char *problem = name_problem(table_name);
 	KcBuf		out;
 
-	if (problem != NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_NAME),
-				 errmsg("a Kusto table cannot be named \"%s\"", table_name),
-				 errdetail_internal("%s", problem)));
-
+	kpg_schema_check_table_name(table_name);
 	kc_buf_init(&out, kpg_alloc_create(CurrentMemoryContext), KC_BUF_UNLIMITED);
 	kc_buf_str(&out, ".create-merge table ");
-	append_name(&out, table_name);
+	kpg_schema_append_name(&out, table_name);
 	kc_buf_str(&out, " (");
 	if (append_columns(&out, desc, policy) == 0)
 		ereport(ERROR,

@@ -9,7 +9,17 @@
 
 #include "access/tupdesc.h"
 
+#include "../core/buf.h"
 #include "format.h"
+
+/* Why Kusto cannot have a table or a column of this name, as a DETAIL; NULL: it can. */
+extern const char *kpg_schema_name_problem(const char *name);
+
+/* Raises when Kusto cannot have a table of this name. */
+extern void kpg_schema_check_table_name(const char *name);
+
+/* Append ['name'], converted to UTF-8. */
+extern void kpg_schema_append_name(KcBuf *out, const char *name);
 
 /*
  * ".create-merge table ['name'] (['column']:type, ...)"; raises for names that

@@ -161,10 +161,9 @@ wait_event_id(KpgWaitEvent event)
 	return ids[event];
 }
 
-int
-kpg_wait_once(int64 timeout_ms, KpgWaitEvent event)
+static int
+wait_once(int wanted, int64 timeout_ms, KpgWaitEvent event)
 {
-	int			wanted = WL_LATCH_SET | WL_EXIT_ON_PM_DEATH;
 	pgsocket	fd = PGINVALID_SOCKET;
 	int			happened;
 
@@ -188,6 +187,18 @@ kpg_wait_once(int64 timeout_ms, KpgWaitEvent event)
 	if (happened & WL_SOCKET_READABLE)
 		drive();
 	return happened;
+}
+
+int
+kpg_wait_once(int64 timeout_ms, KpgWaitEvent event)
+{
+	return wait_once(WL_LATCH_SET | WL_EXIT_ON_PM_DEATH, timeout_ms, event);
+}
+
+int
+kpg_wait_deaf(int64 timeout_ms, KpgWaitEvent event)
+{
+	return wait_once(WL_EXIT_ON_PM_DEATH, timeout_ms, event);
 }
 
 void

@@ -14,7 +14,8 @@
 
 typedef enum KpgWaitEvent
 {
-	KPG_WAIT_REQUEST,			/* KustoRequest: a command, query or probe */
+	KPG_WAIT_REQUEST,			/* KustoRequest: a command, query, probe, or
+								 * ingestion at once */
 	KPG_WAIT_UPLOAD,			/* KustoUpload: blocks under way */
 	KPG_WAIT_OUTCOME,			/* KustoOutcome: kusto_wait */
 	KPG_WAIT_WORKER,			/* KustoWorkerMain: the worker is idle */
@@ -51,6 +52,13 @@ extern void kpg_wait_pump(void);
  * driven), or the timeout.  Serves interrupts.  Returns WL_* bits.
  */
 extern int	kpg_wait_once(int64 timeout_ms, KpgWaitEvent event);
+
+/*
+ * The same without the latch, which is left as it is: whoever has set it does
+ * not wake us, nor does whoever sets it meanwhile have to signal us.  A signal
+ * is served when the time is over, so that must be short.
+ */
+extern int	kpg_wait_deaf(int64 timeout_ms, KpgWaitEvent event);
 
 #ifdef KUSTO_FAULTS
 /* Drives nothing; ends by an interrupt, or not even so. */

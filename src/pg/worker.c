@@ -29,6 +29,7 @@
 #include "utils/guc.h"
 #include "utils/memutils.h"
 
+#include "drain.h"
 #include "fault.h"
 #include "launcher.h"
 #include "settings.h"
@@ -172,11 +173,13 @@ drain(int64 limit_ms)
 	int64		deadline = now + limit_ms;
 
 	kpg_worker_hold_back(true);
-	while (kpg_worker_is_posting() && now < deadline)
+	kpg_drain_hold_back(true);
+	while ((kpg_worker_is_posting() || kpg_drain_is_sending()) && now < deadline)
 	{
 		int64		due = kpg_worker_run();
+		int64		drain_due = kpg_drain_run(false);
 
-		due = Min(due, deadline);
+		due = Min(Min(due, drain_due), deadline);
 		now = kpg_worker_now_ms();
 		(void) kpg_wait_once(Max(due - now, 0), KPG_WAIT_WORKER);
 		now = kpg_worker_now_ms();
@@ -191,7 +194,8 @@ static bool
 is_unneeded(void)
 {
 	guarding = kpg_worker_try_lock(KPG_WORKER_GUARD);
-	return guarding && kpg_worker_look(true) && kpg_worker_is_idle();
+	return guarding && kpg_worker_look(true) && kpg_worker_is_idle() &&
+		kpg_drain_look() && !kpg_drain_has_captures();
 }
 
 static void
@@ -357,6 +361,7 @@ watch_mux(Loop *loop)
 	if (loop->mux != NULL && loop->mux != mux)
 	{
 		kpg_worker_forget_all();
+		kpg_drain_forget_all();
 		loop->look_ms = 0;
 	}
 	loop->mux = mux;
@@ -387,7 +392,7 @@ look(Loop *loop, int64 now)
 static void
 watch_idleness(Loop *loop, int64 now)
 {
-	if (!kpg_worker_is_idle())
+	if (!kpg_worker_is_idle() || kpg_drain_has_captures())
 	{
 		loop->end_ms = 0;
 		return;
@@ -402,6 +407,21 @@ watch_idleness(Loop *loop, int64 now)
 	}
 }
 
+/*
+ * While row changes come in any case, the latch is left as it is: commits find
+ * it set, and need not signal us.
+ */
+static int
+wait_for_work(int64 due)
+{
+	int64		linger_ms = kpg_drain_linger_ms();
+	int64		left_ms = Max(due - kpg_worker_now_ms(), 0);
+
+	if (linger_ms > 0 && left_ms > 0)
+		return kpg_wait_deaf(Min(left_ms, linger_ms), KPG_WAIT_WORKER);
+	return kpg_wait_once(left_ms, KPG_WAIT_WORKER);
+}
+
 /* One turn; ends with a wait. */
 static void
 turn(Loop *loop)
@@ -410,6 +430,7 @@ turn(Loop *loop)
 	int64		due = loop->resume_ms;
 	int64		purge_due;
 	int64		jobs_due;
+	int64		drain_due;
 
 	if (terminated)
 		obey_sigterm();
@@ -420,7 +441,8 @@ turn(Loop *loop)
 		look(loop, now);
 		due = kpg_worker_run();
 		jobs_due = kpg_worker_jobs_run();
-		due = Min(due, jobs_due);
+		drain_due = kpg_drain_run(loop->woken);
+		due = Min(due, Min(jobs_due, drain_due));
 		due = Min(due, Min(loop->look_ms, loop->database_ms));
 		if (kpg_worker_more_staged())
 			due = 0;
@@ -435,8 +457,7 @@ turn(Loop *loop)
 			due = Min(due, loop->end_ms);
 		loop->woken = false;
 	}
-	now = kpg_worker_now_ms();
-	if (kpg_wait_once(Max(due - now, 0), KPG_WAIT_WORKER) & WL_LATCH_SET)
+	if (wait_for_work(due) & WL_LATCH_SET)
 		loop->woken = true;
 }
 
@@ -461,6 +482,7 @@ guarded_turn(Loop *loop, MemoryContext context)
 			proc_exit(1);
 		release_guard();
 		kpg_worker_hold_back(false);
+		kpg_drain_hold_back(false);
 		pgstat_report_activity(STATE_IDLE, NULL);
 		loop->resume_ms = kpg_worker_now_ms() + ERROR_PAUSE_MS;
 		RESUME_INTERRUPTS();

@@ -21,6 +21,14 @@
 extern void kpg_worker_staged(void);
 
 /*
+ * The current transaction has row changes in the outbox: wake the worker when
+ * it has committed, and start one if there is none.  Cheap enough for each
+ * row: as a rule a look at two words of shared memory, at commit.  Before
+ * PRE_COMMIT.
+ */
+extern void kpg_worker_captured(void);
+
+/*
  * Start a worker for this database unless one runs; for whoever waits for an
  * outcome.  True when one runs afterwards.  Waits a moment for its start.
  */

@@ -119,19 +119,39 @@ without_code(char *detail, const char *code)
 }
 
 KpgFailure *
-kpg_worker_failure(WorkOperation *op, const KcError *err)
+kpg_worker_failure_of(const KcError *err, const char *database, const char *principal)
 {
-	MemoryContext old = MemoryContextSwitchTo(op->scratch);
 	KpgFailure *failure = palloc0(sizeof(KpgFailure));
-	const char *principal = op->session != NULL ? op->session->principal : NULL;
 
 	failure->utf8 = true;
 	failure->error_code = err->code[0] != '\0' ? pstrdup(err->code)
 		: pstrdup(unpack_sql_state(kpg_report_sqlstate(err)));
 	failure->message = kpg_report_message(err);
 	failure->details = without_code(kpg_report_detail(err), failure->error_code);
-	failure->hint = kpg_report_hint_for(err, op->row->database, principal);
+	failure->hint = kpg_report_hint_for(err, database, principal);
 	failure->activity_id = err->activity_id[0] != '\0' ? pstrdup(err->activity_id) : NULL;
+	return failure;
+}
+
+KpgFailure *
+kpg_worker_failure_of_error(const ErrorData *error)
+{
+	KpgFailure *failure = palloc0(sizeof(KpgFailure));
+
+	failure->error_code = pstrdup(unpack_sql_state(error->sqlerrcode));
+	failure->message = copy(error->message);
+	failure->details = copy(error->detail);
+	failure->hint = copy(error->hint);
+	return failure;
+}
+
+KpgFailure *
+kpg_worker_failure(WorkOperation *op, const KcError *err)
+{
+	MemoryContext old = MemoryContextSwitchTo(op->scratch);
+	const char *principal = op->session != NULL ? op->session->principal : NULL;
+	KpgFailure *failure = kpg_worker_failure_of(err, op->row->database, principal);
+
 	MemoryContextSwitchTo(old);
 	return failure;
 }
@@ -140,12 +160,8 @@ KpgFailure *
 kpg_worker_failure_from(WorkOperation *op, const ErrorData *error)
 {
 	MemoryContext old = MemoryContextSwitchTo(op->scratch);
-	KpgFailure *failure = palloc0(sizeof(KpgFailure));
+	KpgFailure *failure = kpg_worker_failure_of_error(error);
 
-	failure->error_code = pstrdup(unpack_sql_state(error->sqlerrcode));
-	failure->message = copy(error->message);
-	failure->details = copy(error->detail);
-	failure->hint = copy(error->hint);
 	MemoryContextSwitchTo(old);
 	return failure;
 }

@@ -51,7 +51,8 @@ typedef enum KpgWorkerLock
 	KPG_WORKER_ALIVE,			/* exclusive, session: and I will look for work */
 	KPG_WORKER_GUARD,			/* share: a transaction has staged something;
 								 * exclusive: the worker is about to end */
-	KPG_WORKER_STARTER			/* exclusive: one backend at a time starts it */
+	KPG_WORKER_STARTER,			/* exclusive: one backend at a time starts it */
+	KPG_WORKER_FLUSHER			/* share: somebody waits in kusto_flush */
 } KpgWorkerLock;
 
 extern void kpg_worker_lock_tag(LOCKTAG *tag, KpgWorkerLock lock);
@@ -312,7 +313,12 @@ extern bool kpg_worker_retry_is_over(const KcRetry *retry);
 /* The same as kpg_worker_retry() for an error of PostgreSQL. */
 extern bool kpg_worker_retry_from(KcRetry *retry, const ErrorData *error, int64 *due_ms);
 
-/* The texts for an operation's row; in its scratch context. */
+/* The texts for a row; in the current context.  principal may be NULL. */
+extern KpgFailure *kpg_worker_failure_of(const KcError *err, const char *database,
+										 const char *principal);
+extern KpgFailure *kpg_worker_failure_of_error(const ErrorData *error);
+
+/* The same for an operation; in its scratch context. */
 extern KpgFailure *kpg_worker_failure(WorkOperation *op, const KcError *err);
 extern KpgFailure *kpg_worker_failure_from(WorkOperation *op, const ErrorData *error);
 

@@ -39,10 +39,25 @@
 #define LOCK_FIELD2	0x4b555354	/* "KUST" */
 #define LOCK_FIELD4	0x4b55
 
+/* How often a session tries to start a worker for row changes, and says that it cannot. */
+#define CAPTURED_RETRY_MS	1000
+#define CAPTURED_LOG_MS		60000
+
 static bool callback_registered;
 static bool staged;				/* by the current transaction */
+static bool captured;			/* by the current transaction */
 static PGPROC *workers[MAX_WORKERS];	/* to be woken at commit */
 static int	nworkers;
+
+/*
+ * The worker as the last captured transaction found it, to be woken by the next
+ * ones.  A process disowns its latch when it ends, so the latch tells that it is
+ * still the same one.
+ */
+static PGPROC *known_worker;
+static int	known_pid;
+static int64 captured_retry_at;
+static int64 captured_log_at;
 
 static void
 lock_tag_in(LOCKTAG *tag, Oid database, KpgWorkerLock lock)
@@ -292,30 +307,106 @@ before_commit(void)
 	KPG_FAULT("worker-ensured");
 }
 
+static bool
+is_known(void)
+{
+	return known_worker != NULL && known_worker->procLatch.owner_pid == known_pid;
+}
+
+/* One of several is beginning or ending; whichever it is shows at the next look. */
+static void
+remember_worker(void)
+{
+	known_worker = NULL;
+	if (nworkers != 1)
+		return;
+	known_pid = workers[0]->procLatch.owner_pid;
+	if (known_pid != 0)
+		known_worker = workers[0];
+}
+
+/*
+ * A worker is there for as long as something is captured, and looks into the
+ * outbox when it begins: so unlike what is staged, changes need no guard, and a
+ * worker that is missing may as well be started by one of the next commits.
+ */
+static void
+before_captured_commit(void)
+{
+	int64		now;
+
+	nworkers = 0;
+	if (is_known())
+		return;
+	known_worker = NULL;
+	now = kpg_worker_now_ms();
+	if (now < captured_retry_at)
+		return;
+	if (kpg_worker_ensure())
+	{
+		nworkers = find_workers(MyDatabaseId, workers);
+		remember_worker();
+		return;
+	}
+	captured_retry_at = now + CAPTURED_RETRY_MS;
+	kpg_launcher_ask(MyDatabaseId);
+	if (now < captured_log_at)
+		return;
+	captured_log_at = now + CAPTURED_LOG_MS;
+	ereport(LOG,
+			(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
+			 errmsg("could not start a background worker for kusto_ingest"),
+			 errdetail("Captured row changes are recorded and will be sent when a worker runs."),
+			 errhint("You might need to increase \"max_worker_processes\".")));
+}
+
 static void
 xact_callback(XactEvent event, void *arg)
 {
-	if (!staged)
+	if (!staged && !captured)
 		return;
 
 	switch (event)
 	{
 		case XACT_EVENT_PRE_COMMIT:
 		case XACT_EVENT_PRE_PREPARE:
-			before_commit();
+			if (staged)
+				before_commit();
+			else
+				before_captured_commit();
 			break;
 		case XACT_EVENT_COMMIT:
-			KPG_FAULT("committed");
-			wake(workers, nworkers);
-			staged = false;
+			if (staged)
+				KPG_FAULT("committed");
+			if (!staged && is_known())
+				SetLatch(&known_worker->procLatch);
+			else
+				wake(workers, nworkers);
+			staged = captured = false;
 			break;
 		case XACT_EVENT_ABORT:
 		case XACT_EVENT_PREPARE:	/* the worker's naptime finds COMMIT PREPARED */
-			staged = false;
+			staged = captured = false;
 			break;
 		default:
 			break;
 	}
+}
+
+static void
+register_callback(void)
+{
+	if (callback_registered)
+		return;
+	RegisterXactCallback(xact_callback, NULL);
+	callback_registered = true;
+}
+
+void
+kpg_worker_captured(void)
+{
+	register_callback();
+	captured = true;
 }
 
 void
@@ -323,11 +414,7 @@ kpg_worker_staged(void)
 {
 	LOCKTAG		tag;
 
-	if (!callback_registered)
-	{
-		RegisterXactCallback(xact_callback, NULL);
-		callback_registered = true;
-	}
+	register_callback();
 
 	/* In a subtransaction that rolls back, the lock goes with the rows. */
 	kpg_worker_lock_tag(&tag, KPG_WORKER_GUARD);

@@ -133,6 +133,23 @@ sub _restart
 	return;
 }
 
+# One accident without a cell: code brings it about, once it is armed. True when it has happened, and
+# the server is there again.
+sub strike
+{
+	my ($self, $point, $action, $code) = @_;
+	my $offset;
+
+	$self->_load($point, $action);
+	$offset = -s $self->pg->node->logfile;
+	rmtree($self->_marker_dir);
+	$code->();
+	eval { wait_until(sub { -e $self->_marker($point) }, "$point is passed", 30) } or return 0;
+	$self->{struck}{$point}{$action} = 1;
+	$self->_restart($action, $offset, 1);
+	return 1;
+}
+
 # ---- one cell ----
 
 sub _export_sql

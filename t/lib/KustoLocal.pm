@@ -134,6 +134,12 @@ sub client_secret { return $_[0]->{client}{client_secret} }
 
 sub _call
 {
+	my $text = _request(@_);
+	return length $text ? $json->decode($text) : undef;
+}
+
+sub _request
+{
 	my ($self, $method, $path, $query, $body) = @_;
 	my $url = $self->{control} . $path;
 	$url .= '?' . $self->{http}->www_form_urlencode($query) if $query;
@@ -146,7 +152,7 @@ sub _call
 	my $answer = $self->{http}->request($method, $url, \%options);
 	croak "kusto-local: $method $path: $answer->{status} $answer->{content}"
 	  unless $answer->{success};
-	return length $answer->{content} ? $json->decode($answer->{content}) : undef;
+	return $answer->{content};
 }
 
 # Forget data, log and faults, and take the starting configuration again. Violations stay known
@@ -266,6 +272,13 @@ sub command
 {
 	my ($self, $database, $csl) = @_;
 	return $self->_call('POST', '/command', undef, { db => $database, csl => $csl });
+}
+
+# The same as JSON text, for results that are too large to be taken apart here.
+sub command_text
+{
+	my ($self, $database, $csl) = @_;
+	return $self->_request('POST', '/command', undef, { db => $database, csl => $csl });
 }
 
 # Returns when every message that has been posted is dealt with.

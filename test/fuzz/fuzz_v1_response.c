@@ -61,6 +61,24 @@ read_resources(KcResult *result)
 	kc_resource_set_free(&kc_alloc_malloc, &set);
 }
 
+/* Whatever a streaming request is answered, what may pass is known for such. */
+static void
+judge_stream(const KcHttpResponse *response, KcError *err)
+{
+	KcBuf		names;
+	bool		permanent_told;
+
+	kc_buf_init(&names, &kc_alloc_malloc, KC_HTTP_ERROR_BODY);
+	kc_kusto_read_names(kc_buf_view(&response->body), &names, &permanent_told);
+	kc_error_set(err, KC_ERR_REFUSED, "fuzzing", "refused");
+	err->http_status = response->status;
+	kc_kusto_explain_stream(response, err);
+	if (kc_kusto_stream_judge(err, kc_buf_view(&names), permanent_told) == KC_STREAM_FAULT_PASSING)
+		holds(!err->permanent && (err->status == KC_ERR_SERVICE || err->status == KC_ERR_THROTTLED));
+	holds(err->status != KC_OK);
+	kc_buf_free(&names);
+}
+
 static void
 read_error_body(KcSlice text)
 {
@@ -76,6 +94,7 @@ read_error_body(KcSlice text)
 	kc_kusto_explain_query(&response, &err);
 	holds(err.status != KC_OK);
 	holds(kc_text_utf8_valid(kc_slice(err.detail), NULL) && kc_text_utf8_valid(kc_slice(err.code), NULL));
+	judge_stream(&response, &err);
 	kc_buf_free(&response.body);
 }
 

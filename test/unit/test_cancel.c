@@ -112,6 +112,35 @@ begin_probe(void)
 	return &task->task;
 }
 
+static KcTask *
+begin_stream(void)
+{
+	KcStreamRequest request = {
+		.database = kc_slice("d"),.table = kc_slice(one_in(2) ? "T" : "U"),.csv = kc_slice("1,2\n"),
+		.managed = !one_in(4)
+	};
+	KcStreamTask *task;
+	KcError		err;
+
+	must(kc_kusto_stream_start(client, &request, &task, &err) == KC_OK);
+	return &task->task;
+}
+
+static KcTask *
+begin_direct(void)
+{
+	KcIngestProperties properties = {.database = kc_slice("d"),.table = kc_slice("T")};
+	KcDirectTask *task;
+	KcSlice		blob;
+	KcError		err;
+	char		url[128];
+
+	snprintf(url, sizeof(url), "%s/acct1/%s/b.csv.gz", server.origin, one_in(5) ? "gone" : "c1");
+	blob = kc_slice(url);
+	must(kc_kusto_direct_start(client, &properties, &blob, 1, &task, &err) == KC_OK);
+	return &task->task;
+}
+
 static void on_done(KcTask *task);
 
 static void
@@ -122,7 +151,7 @@ begin_task(unsigned i)
 	if (tasks[i] != NULL)
 		return;
 	snprintf(table, sizeof(table), "%s/acct1/%s", server.origin, one_in(3) ? "old" : "status1");
-	switch (below(4))
+	switch (below(6))
 	{
 		case 0:
 			tasks[i] = begin_request();
@@ -132,6 +161,12 @@ begin_task(unsigned i)
 			break;
 		case 2:
 			tasks[i] = begin_status(table);
+			break;
+		case 3:
+			tasks[i] = begin_stream();
+			break;
+		case 4:
+			tasks[i] = begin_direct();
 			break;
 		default:
 			tasks[i] = begin_probe();
@@ -222,9 +257,16 @@ make_faults(void)
 		{.target = "/messages",.action = SERVER_RESET,.times = 1},
 		{.target = "/status",.status = 404,.times = 2},
 		{.target = "/acct1",.status = 404,.skip = (int) below(4)},
+		{.target = "/v1/rest/ingest",.status = 503,.times = 1 + (int) below(6)},
+		{.target = "/v1/rest/ingest",.status = 429,.headers = "Retry-After: 0\r\n",.skip = (int) below(3)},
+		{.target = "/v1/rest/ingest",.action = SERVER_RESET,.times = 1 + (int) below(3),.skip = (int) below(3)},
+		{.target = "/v1/rest/ingest",.action = SERVER_STALL,.times = 1},
 	};
 
 	service_rules(&server);
+	if (!one_in(3))
+		server_rule(&server, (ServerRule) {.target = "/v1/rest/ingest",
+					.body = SERVICE_TABLE(SERVICE_COLUMN("ConsumedRecordsCount", "long"), "[0]")});
 	for (unsigned n = below(4); n > 0; n--)
 		server_rule_first(&server, faults[below(sizeof(faults) / sizeof(faults[0]))]);
 }

@@ -1,23 +1,24 @@
 // Management commands of the engine, as far as the tests and the SDK need them:
 // learn.microsoft.com/kusto/management. A command is looked up by its first words.
 import { randomUUID } from 'node:crypto';
+import { NO_EXTENT, ingestInline, ingestInto } from './direct.js';
 import { KustoError } from './errors.js';
 import { Parser } from './kql.js';
-import { DEFAULT_VALIDATION, Loader } from './loader.js';
 import { tokenize } from './lexer.js';
 import { parseMapping } from './mapping.js';
 import { isDataManagementCommand, versionTable, wrongEndpoint } from './mgmt.js';
 import { apply } from './operators.js';
-import { runQuery } from './query.js';
+import { Scope, runQuery } from './query.js';
 import { tableOf } from './result.js';
 import { Extent } from './schema.js';
+import { STORED_COMMANDS } from './stored.js';
+import { asIs, finish, properties } from './syntax.js';
 import { datetimeFromMs, parserOf, typeNamed } from './types.js';
 
 const TABLE_SCHEMA = 'TableName, Schema, DatabaseName, Folder, DocString';
 const PRINCIPAL_SCHEMA = 'Role, PrincipalType, PrincipalDisplayName, PrincipalObjectId, PrincipalFQN, Notes';
 const FAILURE_SCHEMA =
   'OperationId:guid, Database, Table, FailedOn:datetime, IngestionSourcePath, Details, FailureKind, RootActivityId:guid, OperationKind, OriginatesFromUpdatePolicy:bool, ErrorCode, Principal, User, IngestionProperties, NumberOfSources:int, ShouldRetry:bool';
-const INGEST_SCHEMA = 'ExtentId:guid, ItemLoaded, Duration:timespan, HasErrors:bool, OperationId:guid';
 const MAPPING_SCHEMA = 'Name, Kind, Mapping, LastUpdatedOn:datetime, Database, Table';
 
 export class EngineCommands {
@@ -26,7 +27,7 @@ export class EngineCommands {
   }
 
   // Longest match first; text after the words is the command's own.
-  async run(database, csl, caller) {
+  async run(database, csl, caller, { product = false } = {}) {
     const text = csl.trim();
     if (isDataManagementCommand(text)) throw wrongEndpoint();
     const known = COMMANDS.find(({ words }) => words.test(text));
@@ -39,10 +40,11 @@ export class EngineCommands {
       `database '${database}'`,
     );
     const { command: own, operators } = splitPipe(text);
-    const context = { service: this.service, store: this.service.store, database, caller };
+    const context = { service: this.service, store: this.service.store, database, caller, product };
     const home = known.cluster ? null : this.service.store.database(database);
     const result = await known.run(own.replace(known.words, ''), { ...context, home });
-    return operators.reduce(apply, result);
+    const scope = new Scope(context.store, database);
+    return operators.reduce((relation, operator) => apply(relation, operator, scope), result);
   }
 }
 
@@ -53,8 +55,6 @@ function splitPipe(text) {
   if (!bar) return { command: text, operators: [] };
   return { command: text.slice(0, bar.at), operators: new Parser(text.slice(bar.at)).pipeline() };
 }
-
-const asIs = (words, flags = 'i') => new RegExp(`^${words.replaceAll(' ', '\\s+')}(?![\\w-])`, flags);
 
 function command(words, role, run, extra = {}) {
   return { words: asIs(words), role, run, ...extra };
@@ -73,29 +73,6 @@ function columnList(parser) {
   });
   parser.expect(')');
   return columns;
-}
-
-// with (key = value, …) → { key: value }
-function properties(parser) {
-  const found = {};
-  if (!parser.take('with')) return found;
-  parser.expect('(');
-  if (parser.take(')')) return found;
-  parser.list(() => {
-    const key = parser.name();
-    parser.expect('=');
-    const { kind, value } = parser.token;
-    parser.at += 1;
-    found[key] = kind === 'name' && /^(true|false)$/i.test(value) ? value.toLowerCase() === 'true' : value;
-  });
-  parser.expect(')');
-  return found;
-}
-
-function finish(parser) {
-  parser.take(';');
-  if (parser.token.kind !== 'end')
-    throw KustoError.syntax(`unexpected '${parser.token.value}' at the end of the command`);
 }
 
 function describe(table, database) {
@@ -312,77 +289,6 @@ function showPrincipals(_, { service, caller }) {
   );
 }
 
-// Everything after <| is CSV text, as it stands.
-function ingestInline(rest, { store, database, service }) {
-  const at = rest.indexOf('<|');
-  if (at < 0) throw KustoError.syntax("'<|' is missing");
-  const parser = new Parser(rest.slice(0, at));
-  parser.take('table');
-  const table = store.table(database, parser.name());
-  const props = properties(parser);
-  finish(parser);
-  const ingest = ingestionProperties(table, props);
-  if (ingest.skip) return tableOf(INGEST_SCHEMA, [[NO_EXTENT, '', 0n, false, randomUUID()]]);
-  const report = (kind, message, where) =>
-    service.journal.violation(kind, message, { db: database, table: table.name, ...where });
-  const loader = new Loader(table, { ...ingest.options, report });
-  loader.push(Buffer.from(rest.slice(at + 2).replace(/^[ \t]*\r?\n|^[ \t]+/, '')));
-  const extent = loader.finish();
-  table.extents.push(extent);
-  return tableOf(INGEST_SCHEMA, [[extent.id, `inproc:${extent.id}`, 0n, false, randomUUID()]]);
-}
-
-const NO_EXTENT = '00000000-0000-0000-0000-000000000000';
-
-// The properties that direct and queued ingestion have in common, as text.
-export function ingestionProperties(table, props) {
-  const get = (name) => Object.entries(props).find(([k]) => k.toLowerCase() === name.toLowerCase())?.[1];
-  const keys = get('ingestIfNotExists');
-  const reference = get('ingestionMappingReference') ?? get('csvMappingReference');
-  let mapping = null;
-  if (get('ingestionMapping')) mapping = parseMapping(get('ingestionMapping'));
-  else if (reference) {
-    const found = table.mappings.get(reference);
-    if (!found) throw KustoError.entityNotFound('MappingPersistent', reference);
-    mapping = found.items;
-  }
-  const ignoreFirst = get('ignoreFirstRecord');
-  const policy = get('validationPolicy');
-  return {
-    skip: keys ? table.hasIngestBy(JSON.parse(keys)) : false,
-    options: {
-      mapping,
-      tags: get('tags') ? JSON.parse(get('tags')) : [],
-      creationTime: get('creationTime') ?? null,
-      ignoreFirstRecord: ignoreFirst === true || ignoreFirst === 'true',
-      validation: policy ? { ...DEFAULT_VALIDATION, ...JSON.parse(policy) } : DEFAULT_VALIDATION,
-    },
-  };
-}
-
-async function ingestInto(rest, { store, database, service }) {
-  const parser = new Parser(rest);
-  parser.take('async');
-  parser.expect('into');
-  parser.take('table');
-  const table = store.table(database, parser.name());
-  parser.expect('(');
-  const urls = parser.list(() => parser.string());
-  parser.expect(')');
-  const props = properties(parser);
-  finish(parser);
-  const ingest = ingestionProperties(table, props);
-  if (ingest.skip) return tableOf(INGEST_SCHEMA, [[NO_EXTENT, '', 0n, false, randomUUID()]]);
-  const operation = randomUUID();
-  const extents = [];
-  for (const url of urls) extents.push(await service.ingestion.loadBlob(url, table, ingest.options));
-  table.extents.push(...extents);
-  return tableOf(
-    INGEST_SCHEMA,
-    extents.map((e, i) => [e.id, urls[i].split('?')[0], 0n, false, operation]),
-  );
-}
-
 // .set, .append, .set-or-append, .set-or-replace T <| query
 function fromQuery(mode) {
   return (rest, { store, database, home }) => {
@@ -414,6 +320,7 @@ function fromQuery(mode) {
 }
 
 const COMMANDS = [
+  ...STORED_COMMANDS,
   command('.create-or-alter table', 'user', createMapping(true)),
   command('.create-merge table', 'user', createTable(true)),
   {

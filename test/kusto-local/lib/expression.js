@@ -6,15 +6,22 @@ import { parserOf, toText, typeNamed } from './types.js';
 
 export const NUMERIC = new Set(['int', 'long', 'real', 'decimal']);
 
-export function compile(node, columns, operator) {
+// scope: what names mean that are not columns; see query.js.
+export function compile(node, columns, operator, scope) {
   const make = MAKERS[node.kind];
-  return make(node, (child) => compile(child, columns, operator), columns, operator);
+  if (!make)
+    throw KustoError.semantic(
+      `'${operator}' operator: ${node.kind === 'star' ? "'*'" : 'a query'} is not expected here`,
+    );
+  return make(node, (child) => compile(child, columns, operator, scope), columns, operator, scope);
 }
 
 const MAKERS = {
   literal: (node) => literal(node),
-  column(node, _, columns, operator) {
+  column(node, _, columns, operator, scope) {
     const index = columns.findIndex((c) => c.name === node.name);
+    const scalar = index < 0 ? scope?.scalar(node.name) : null;
+    if (scalar) return scalar;
     if (index < 0) {
       throw KustoError.semantic(
         `'${operator}' operator: Failed to resolve column or scalar expression named '${node.name}'`,
@@ -22,7 +29,8 @@ const MAKERS = {
     }
     return { type: columns[index].type, run: (row) => row[index], column: node.name };
   },
-  call(node, sub, _, operator) {
+  call(node, sub, _, operator, scope) {
+    if (node.name === 'toscalar') return toScalar(node.args, scope);
     const make = FUNCTIONS[node.name];
     if (!make)
       throw KustoError.query(
@@ -62,8 +70,10 @@ const MAKERS = {
     return boolean((row) => left.run(row) === true || right.run(row) === true);
   },
   compare: (node, sub, _, operator) => comparison(node.operator, sub(node.left), sub(node.right), operator),
-  in(node, sub) {
+  in(node, sub, _, operator, scope) {
     const left = sub(node.left);
+    const listed = node.items.length === 1 ? scope?.relation(node.items[0]) : null;
+    if (listed) return inColumn(left, listed);
     const items = node.items.map(sub);
     return boolean((row) => {
       const value = toText(left.type, left.run(row));
@@ -94,6 +104,33 @@ const MAKERS = {
   },
   arithmetic: (node, sub) => arithmetic(node.operator, sub(node.left), sub(node.right)),
 };
+
+// The first column of the first row; learn.microsoft.com/kusto/query/toscalar-function
+function toScalar(args, scope) {
+  const relation = args.length === 1 ? scope?.relation(args[0]) : null;
+  if (!relation) throw KustoError.semantic('toscalar(): a tabular expression is expected');
+  const value = once(() => {
+    for (const row of relation.rows()) return row[0];
+    return null;
+  });
+  return { type: relation.columns[0].type, run: value, constant: true };
+}
+
+function inColumn(left, relation) {
+  const [column] = relation.columns;
+  const values = once(() => new Set([...relation.rows()].map((row) => toText(column.type, row[0]))));
+  return boolean((row) => values().has(toText(left.type, left.run(row))));
+}
+
+// Not before it is asked for, and then only once.
+export function once(make) {
+  let value;
+  let made = false;
+  return () => {
+    if (!made) [value, made] = [make(), true];
+    return value;
+  };
+}
 
 function negateText(text) {
   if (text === '0') return text;

@@ -2,9 +2,8 @@
 // batches them, downloads each blob with nothing but the SAS in its message,
 // stores the rows, reports, and deletes the blob.
 import { randomUUID } from 'node:crypto';
-import { ingestionProperties } from './commands.js';
-import { CsvError } from './csv.js';
-import { KustoError } from './errors.js';
+import { ingestionProperties } from './direct.js';
+import { IngestionFailure, asFailure } from './failure.js';
 import { Loader, loadStream } from './loader.js';
 import { maskSecrets, withoutQuery } from './mask.js';
 import { MessageError, checkStrictly, decodeMessage, isFromProductUnderTest, normalise } from './message.js';
@@ -31,14 +30,6 @@ const TAG_HITS = {
     details: 'An extent with the ingest-by tag exists',
   },
 };
-
-// An ingestion that failed in a way the service has a code for.
-export class IngestionFailure extends Error {
-  constructor(code, details, failureStatus = 'Permanent') {
-    super(details);
-    Object.assign(this, { code, failureStatus });
-  }
-}
 
 export class Ingestion {
   constructor(service) {
@@ -459,21 +450,6 @@ async function sniff(res, compressed, report) {
   }
   res.unshift(first);
   return res;
-}
-
-function asFailure(error) {
-  const failed = (errorCode, details, failureStatus = 'Permanent') => ({
-    status: 'Failed',
-    errorCode,
-    failureStatus,
-    details: maskSecrets(details),
-  });
-  if (error instanceof IngestionFailure) return failed(error.code, error.message, error.failureStatus);
-  if (error instanceof CsvError) return failed(error.code, error.message);
-  if (error instanceof KustoError) return failed(error.code, error.detail);
-  if (error.code?.startsWith?.('Z_'))
-    return failed('BadRequest_InvalidArchive', `The blob cannot be decompressed: ${error.message}`);
-  return failed('General_InternalServerError', error.message, 'Transient');
 }
 
 function masked(object) {

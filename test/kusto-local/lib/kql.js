@@ -1,8 +1,9 @@
-// Parser of the query subset: a table or print, then operators; see README.md.
-// It makes a plain syntax tree; meaning and types are expression.js's and
-// operators.js's business.
+// Parser of the query subset: let statements, a source of rows, then operators;
+// see README.md. It makes a plain syntax tree; what names mean is query.js's
+// business, types are expression.js's and operators.js's.
 import { KustoError } from './errors.js';
 import { tokenize } from './lexer.js';
+import { typeNamed } from './types.js';
 
 const COMPARISONS = new Set(['==', '!=', '<>', '<', '<=', '>', '>=', '=~', '!~']);
 const WORD_OPERATORS = new Set([
@@ -19,6 +20,8 @@ const WORD_OPERATORS = new Set([
   'between',
   'matches',
 ]);
+
+const JOINS = new Set(['innerunique', 'inner', 'leftouter', 'leftanti', 'leftsemi']);
 
 export class Parser {
   constructor(text) {
@@ -82,29 +85,169 @@ export class Parser {
     return name;
   }
 
+  // learn.microsoft.com/kusto/query/let-statement
   query() {
-    return { source: this.source(), operators: this.pipeline() };
+    const lets = [];
+    while (this.is('let')) lets.push(this.letStatement());
+    const query = { lets, ...this.tabular() };
+    this.endOfQuery();
+    return query;
+  }
+
+  letStatement() {
+    this.expect('let');
+    const name = this.name();
+    this.expect('=');
+    const value = this.isLambda() ? this.lambda() : this.argument();
+    this.expect(';');
+    return { name, value };
+  }
+
+  // (name: type, …) { … }
+  isLambda() {
+    if (!this.is('(')) return false;
+    const close = this.closing(this.at);
+    return this.tokens[close + 1].value === '{';
+  }
+
+  closing(at) {
+    let depth = 0;
+    for (let i = at; i < this.tokens.length; i += 1) {
+      const { kind, value } = this.tokens[i];
+      if (kind !== 'symbol') continue;
+      if ('([{'.includes(value)) depth += 1;
+      else if (')]}'.includes(value) && --depth === 0) return i;
+    }
+    return this.fail('a closing bracket');
+  }
+
+  lambda() {
+    const parameters = this.parameters();
+    return { kind: 'lambda', parameters, body: this.body() };
+  }
+
+  parameters() {
+    this.expect('(');
+    if (this.take(')')) return [];
+    const parameters = this.list(() => {
+      const name = this.name();
+      this.expect(':');
+      const typeName = this.name();
+      const type = typeNamed(typeName);
+      if (!type)
+        throw KustoError.querySyntax(`a parameter of type '${typeName}' is not known to kusto-local`);
+      return { name, type };
+    });
+    this.expect(')');
+    return parameters;
+  }
+
+  // The text between braces.
+  body() {
+    const open = this.at;
+    this.expect('{');
+    this.at = this.closing(open);
+    const text = this.text.slice(this.tokens[open].end, this.token.at);
+    this.expect('}');
+    return text.trim();
+  }
+
+  endOfQuery() {
+    this.take(';');
+    if (this.token.kind !== 'end') this.fail("'|' or the end");
+  }
+
+  tabular() {
+    return { source: this.source(), operators: this.operators() };
   }
 
   pipeline() {
+    const operators = this.operators();
+    this.endOfQuery();
+    return operators;
+  }
+
+  operators() {
     const operators = [];
     while (this.take('|')) operators.push(this.operator());
-    this.take(';');
-    if (this.token.kind !== 'end') this.fail("'|' or the end");
     return operators;
   }
 
   source() {
     if (this.token.kind === 'end') throw KustoError.querySyntax('the query is empty');
     if (this.take('print')) return { kind: 'print', items: this.namedList() };
-    if (this.is('database') && this.tokens[this.at + 1].value === '(') {
-      this.at += 2;
-      const database = this.string();
-      this.expect(')');
-      this.expect('.');
-      return { kind: 'table', database, name: this.name() };
+    if (this.take('union')) return { kind: 'union', ...this.union() };
+    return this.asSource(this.postfix());
+  }
+
+  // An expression that stands where rows are expected.
+  asSource(node) {
+    if (node.kind === 'column') return { kind: 'name', name: node.name };
+    if (node.kind === 'call' || node.kind === 'subquery') return node;
+    if (node.kind === 'member' && node.object.kind === 'call' && node.object.name === 'database') {
+      const [argument] = node.object.args;
+      if (argument?.type === 'string') return { kind: 'name', database: argument.text, name: node.key.text };
     }
-    return { kind: 'table', name: this.name() };
+    return this.fail('a table');
+  }
+
+  // Rows or a value: which of the two a name is cannot be told here.
+  argument() {
+    if (this.is('print') || this.is('union')) return { kind: 'subquery', query: this.tabular() };
+    const node = this.expression();
+    if (!this.is('|')) return node;
+    return { kind: 'subquery', query: { source: this.asSource(node), operators: this.operators() } };
+  }
+
+  hints(known) {
+    const found = {};
+    while (
+      this.token.kind === 'name' &&
+      this.tokens[this.at + 1].value === '=' &&
+      known.includes(this.token.value)
+    ) {
+      const name = this.name();
+      this.expect('=');
+      found[name] = this.tokens[this.at++].value;
+    }
+    return found;
+  }
+
+  // learn.microsoft.com/kusto/query/union-operator
+  union() {
+    const { kind = 'outer', withsource = null } = this.hints(['kind', 'withsource', 'isfuzzy']);
+    if (kind !== 'outer' && kind !== 'inner')
+      throw KustoError.querySyntax(`union: kind '${kind}' is not known`);
+    return { columns: kind, withsource, sources: this.list(() => this.asSource(this.postfix())) };
+  }
+
+  // learn.microsoft.com/kusto/query/join-operator
+  join() {
+    const { kind = 'innerunique' } = this.hints(['kind']);
+    if (!JOINS.has(kind))
+      throw KustoError.querySyntax(`join: kind '${kind}' is not one that kusto-local knows`);
+    const right = this.asSource(this.postfix());
+    this.expect('on');
+    return { kind: 'join', flavor: kind, right, keys: this.list(() => this.joinKey()) };
+  }
+
+  // name · $left.name == $right.name
+  joinKey() {
+    if (!this.is('$left') && !this.is('$right')) {
+      const name = this.name();
+      return { left: name, right: name };
+    }
+    const sides = {};
+    const side = () => {
+      const which = this.name();
+      this.expect('.');
+      sides[which] = this.name();
+    };
+    side();
+    this.expect('==');
+    side();
+    if (!sides.$left || !sides.$right) this.fail('$left and $right');
+    return { left: sides.$left, right: sides.$right };
   }
 
   string() {
@@ -146,6 +289,10 @@ export class Parser {
       }
       case 'summarize':
         return this.summarize();
+      case 'join':
+        return this.join();
+      case 'union':
+        return { kind, ...this.union() };
       default:
         throw KustoError.querySyntax(`the operator '${kind}' is not one that kusto-local knows`);
     }
@@ -227,7 +374,7 @@ export class Parser {
     if (operator === 'in') {
       const ignoreCase = this.token.value === '~' && this.take('~');
       this.expect('(');
-      node = { kind: 'in', ignoreCase, left, items: this.list(() => this.expression()) };
+      node = { kind: 'in', ignoreCase, left, items: this.list(() => this.argument()) };
       this.expect(')');
     } else if (operator === 'between') {
       this.expect('(');
@@ -293,11 +440,11 @@ export class Parser {
       case 'symbol':
         if (token.value === '(') {
           this.at += 1;
-          const inner = this.expression();
+          const inner = this.argument();
           this.expect(')');
           return inner;
         }
-        if (token.value === '[') return { kind: 'column', name: this.name() };
+        if (token.value === '[') return this.nameOrCall();
         return this.fail('an expression');
       case 'name':
         return this.nameOrCall();
@@ -307,10 +454,13 @@ export class Parser {
   }
 
   nameOrCall() {
+    const isQuoted = this.is('[');
     const name = this.name();
+    if (isQuoted && !this.is('(')) return { kind: 'column', name };
     if (name === 'true' || name === 'false') return { kind: 'literal', type: 'bool', text: name };
     if (!this.take('(')) return { kind: 'column', name };
-    const args = this.is(')') ? [] : this.list(() => this.expression());
+    const star = () => (this.is('*') && this.take('*') ? { kind: 'star' } : this.argument());
+    const args = this.is(')') ? [] : this.list(star);
     this.expect(')');
     return { kind: 'call', name, args };
   }

@@ -4,6 +4,7 @@ import { randomUUID } from 'node:crypto';
 import { gzipSync } from 'node:zlib';
 import { EngineCommands } from './commands.js';
 import { ErrorContext, KustoError } from './errors.js';
+import { isProductUnderTest } from './headers.js';
 import { authMetadata } from './metadata.js';
 import { DataManagementCommands, wrongEndpoint } from './mgmt.js';
 import { runQuery } from './query.js';
@@ -110,7 +111,8 @@ export class EngineFace extends KustoFace {
   async manage(request) {
     const caller = this.caller(request);
     const { db, csl } = this.payload(request);
-    return json(v1Management(await this.commands.run(db, csl, caller)));
+    const product = isProductUnderTest(request.headers);
+    return json(v1Management(await this.commands.run(db, csl, caller, { product })));
   }
 
   query(request, context, write) {

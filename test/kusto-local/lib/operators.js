@@ -1,28 +1,30 @@
 // The tabular operators of the query subset over { columns, rows }, where rows is
 // a function that starts an iteration over arrays of typed values.
-import { AGGREGATES, aggregateName } from './aggregates.js';
+import { foldOf } from './aggregates.js';
+import { join, union } from './combine.js';
 import { KustoError } from './errors.js';
 import { compile } from './expression.js';
 import { CLR_FULL, toText } from './types.js';
 
-export function tableRelation(table) {
+// Of the extents that are chosen only, and of the first columns only.
+export function tableRelation(table, { chosen = () => true, width = Infinity } = {}) {
+  const columns = table.columns.slice(0, width);
   return {
-    columns: table.columns.map((c) => ({ ...c })),
-    count: table.rowCount,
+    columns: columns.map((c) => ({ ...c })),
     *rows() {
-      for (const extent of table.extents) {
+      for (const extent of table.extents.filter(chosen)) {
         for (let r = 0; r < extent.rows; r += 1) {
-          yield table.columns.map((c, i) => extent.get(i, r, c.type));
+          yield columns.map((c, i) => extent.get(i, r, c.type));
         }
       }
     },
   };
 }
 
-export function printRelation(items) {
+export function printRelation(items, scope) {
   const compiled = items.map((item, i) => ({
     name: item.name ?? `print_${i}`,
-    ...compile(item.expression, [], 'print'),
+    ...compile(item.expression, [], 'print', scope),
   }));
   return {
     columns: compiled.map(({ name, type }) => ({ name, type })),
@@ -30,12 +32,12 @@ export function printRelation(items) {
   };
 }
 
-export function apply(input, operator) {
-  return OPERATORS[operator.kind](input, operator);
+export function apply(input, operator, scope) {
+  return OPERATORS[operator.kind](input, operator, scope);
 }
 
-function constantCount(node, where) {
-  const value = compile(node, [], where).run([]);
+function constantCount(node, where, scope) {
+  const value = compile(node, [], where, scope).run([]);
   if (typeof value !== 'bigint' || value < 0n)
     throw KustoError.semantic(`'${where}' operator: the number of rows must be a non-negative integer`);
   return Number(value);
@@ -56,10 +58,10 @@ function* first(rows, n) {
 }
 
 // Names an unnamed item as the service does: the column's own name, else Column1.
-function compileItems(items, columns, where) {
+function compileItems(items, columns, where, scope) {
   let unnamed = 0;
   return items.map(({ name, expression }) => {
-    const compiled = compile(expression, columns, where);
+    const compiled = compile(expression, columns, where, scope);
     return { name: name ?? compiled.column ?? compiled.member ?? `Column${++unnamed}`, ...compiled };
   });
 }
@@ -82,11 +84,11 @@ function keepColumns(input, keep) {
   };
 }
 
-function extend(input, { items }) {
+function extend(input, { items }, scope) {
   let columns = input.columns.slice();
   const steps = [];
   for (const item of items) {
-    const [compiled] = compileItems([item], columns, 'extend');
+    const [compiled] = compileItems([item], columns, 'extend', scope);
     const known = columns.findIndex((c) => c.name === compiled.name);
     const at = known < 0 ? columns.length : known;
     columns = columns.slice();
@@ -109,8 +111,8 @@ function compareValues(a, b) {
   return a < b ? -1 : 1;
 }
 
-function sorter(keys, columns, where) {
-  const compiled = keys.map((k) => ({ ...k, ...compile(k.expression, columns, where) }));
+function sorter(keys, columns, where, scope) {
+  const compiled = keys.map((k) => ({ ...k, ...compile(k.expression, columns, where, scope) }));
   return (x, y) => {
     for (const { run, type, ascending, nullsFirst } of compiled) {
       let [a, b] = [run(x), run(y)];
@@ -126,9 +128,9 @@ function sorter(keys, columns, where) {
   };
 }
 
-function distinct(input, { items }) {
+function distinct(input, { items }, scope) {
   const compiled = items
-    ? compileItems(items, input.columns, 'distinct')
+    ? compileItems(items, input.columns, 'distinct', scope)
     : input.columns.map((c, i) => ({ ...c, run: (row) => row[i] }));
   return {
     columns: shape(compiled),
@@ -145,22 +147,26 @@ function distinct(input, { items }) {
   };
 }
 
-function keyOf(values, compiled) {
+export function keyOf(values, compiled) {
   return JSON.stringify(values.map((v, i) => (v === null ? null : toText(compiled[i].type, v))));
 }
 
-function summarize(input, { aggregates, by }) {
-  const keys = compileItems(by, input.columns, 'summarize');
-  const folds = aggregates.map(({ name, expression }) => {
-    if (expression.kind !== 'call' || !AGGREGATES[expression.name]) {
-      throw KustoError.semantic(
-        `'summarize' operator: '${expression.name ?? expression.kind}' is not an aggregate that kusto-local knows`,
-      );
-    }
-    const args = expression.args.map((a) => compile(a, input.columns, 'summarize'));
-    return { name: name ?? aggregateName(expression), ...AGGREGATES[expression.name](args) };
-  });
-  return { columns: [...shape(keys), ...shape(folds)], rows: () => summaries(input, keys, folds) };
+function summarize(input, { aggregates, by }, scope) {
+  const keys = compileItems(by, input.columns, 'summarize', scope);
+  const dynamic = keys.find((k) => k.type === 'dynamic');
+  if (dynamic) {
+    throw KustoError.semantic(
+      `'summarize' operator: group key '${dynamic.name}' is of a 'dynamic' type. Please use an explicit cast as grouping by a 'dynamic' type is not supported`,
+    );
+  }
+  const folds = aggregates.map((aggregate) => foldOf(aggregate, input.columns, keys, scope));
+  const columns = [...shape(keys), ...folds.flatMap((f) => f.columns)];
+  const repeated = columns.find((c, i) => columns.findIndex((other) => other.name === c.name) !== i);
+  if (repeated)
+    throw KustoError.semantic(
+      `'summarize' operator: kusto-local does not know how the service names a second column '${repeated.name}'`,
+    );
+  return { columns, rows: () => summaries(input, keys, folds) };
 }
 
 function* summaries(input, keys, folds) {
@@ -179,7 +185,7 @@ function* summaries(input, keys, folds) {
       group.states[i] = fold.step(group.states[i], row);
     });
   }
-  for (const { key, states } of groups.values()) yield [...key, ...states.map((s, i) => folds[i].end(s))];
+  for (const { key, states } of groups.values()) yield [...key, ...states.flatMap((s, i) => folds[i].end(s))];
 }
 
 const OPERATORS = {
@@ -197,8 +203,8 @@ const OPERATORS = {
     const limit = constantCount(n, 'take');
     return { columns: input.columns, rows: () => first(input.rows(), limit) };
   },
-  where(input, { test }) {
-    const compiled = compile(test, input.columns, 'where');
+  where(input, { test }, scope) {
+    const compiled = compile(test, input.columns, 'where', scope);
     if (compiled.type !== 'bool')
       throw KustoError.semantic("'where' operator: the predicate must be of type bool");
     return {
@@ -208,8 +214,8 @@ const OPERATORS = {
       },
     };
   },
-  project(input, { items }) {
-    const compiled = compileItems(items, input.columns, 'project');
+  project(input, { items }, scope) {
+    const compiled = compileItems(items, input.columns, 'project', scope);
     return {
       columns: shape(compiled),
       rows: () => map(input.rows(), (row) => compiled.map((c) => c.run(row))),
@@ -231,16 +237,19 @@ const OPERATORS = {
     return { columns, rows: input.rows };
   },
   distinct,
-  sort(input, { keys }) {
-    const compare = sorter(keys, input.columns, 'sort');
+  sort(input, { keys }, scope) {
+    const compare = sorter(keys, input.columns, 'sort', scope);
     return { columns: input.columns, rows: () => [...input.rows()].sort(compare) };
   },
-  top(input, { n, keys }) {
-    const limit = constantCount(n, 'top');
-    const compare = sorter(keys, input.columns, 'top');
+  top(input, { n, keys }, scope) {
+    const limit = constantCount(n, 'top', scope);
+    const compare = sorter(keys, input.columns, 'top', scope);
     return { columns: input.columns, rows: () => [...input.rows()].sort(compare).slice(0, limit) };
   },
   summarize,
+  join,
+  union: (input, { columns, withsource, sources }, scope) =>
+    union([{ name: 'union_arg0', ...input }, ...scope.relations(sources)], columns, withsource),
   getschema: (input) => ({
     columns: [
       { name: 'ColumnName', type: 'string' },

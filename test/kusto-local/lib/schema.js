@@ -1,4 +1,5 @@
-// The store: databases, tables, ingestion mappings, and the rows in extents, one
+// The store: databases, tables, functions, materialized views, ingestion mappings,
+// and the rows in extents, one
 // set of typed columns for each extent as the service keeps them.
 import { randomUUID } from 'node:crypto';
 import { makeColumn } from './column.js';
@@ -66,6 +67,8 @@ export class Table {
   }
 }
 
+const emptyDatabase = (name) => ({ name, tables: new Map(), functions: new Map(), views: new Map() });
+
 export class Store {
   constructor(databases) {
     this.initial = databases;
@@ -73,12 +76,12 @@ export class Store {
   }
 
   reset() {
-    this.databases = new Map(this.initial.map((name) => [name.toLowerCase(), { name, tables: new Map() }]));
+    this.databases = new Map(this.initial.map((name) => [name.toLowerCase(), emptyDatabase(name)]));
   }
 
   addDatabase(name) {
     const key = name.toLowerCase();
-    if (!this.databases.has(key)) this.databases.set(key, { name, tables: new Map() });
+    if (!this.databases.has(key)) this.databases.set(key, emptyDatabase(name));
     return this.databases.get(key);
   }
 

@@ -3,6 +3,7 @@
 import { gunzipSync } from 'node:zlib';
 import { CsvError } from './csv.js';
 import { KustoError } from './errors.js';
+import { asKustoError } from './failure.js';
 import { isProductUnderTest } from './headers.js';
 import { Loader } from './loader.js';
 import { v1Management, tableOf } from './result.js';
@@ -35,7 +36,9 @@ export async function streamIngest(service, caller, database, tableName, request
 
   if (params.get('sourceKind') === 'uri') {
     const url = sourceUri(request.body, database, tableName);
-    const extent = await service.ingestion.loadBlob(url, table, options);
+    const extent = await service.ingestion.loadBlob(url, table, options).catch((error) => {
+      throw asKustoError(error, TYPE);
+    });
     table.extents.push(extent);
     return reply(extent.rows);
   }

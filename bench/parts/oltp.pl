@@ -1,0 +1,97 @@
+# Transactions of a single row, from four sessions at once: what is left of their rate when the rows
+# are recorded.
+use strict;
+use warnings;
+
+use BenchServer qw(parameter);
+use BenchStats qw(exit_status number show_table);
+use BenchSubjects qw(empty install subjects table title);
+
+my $runs = parameter('BENCH_RUNS', 5);
+my $seconds = parameter('BENCH_SECONDS', 10);
+my $rows = 100_000;
+my $server = BenchServer->new;
+
+# The others are there for comparison, and far off: one run will do.
+my %rounds = (none => $runs, capture => $runs, plpgsql => 1, pgq => 1);
+my %script = (
+	insert => <<~'SQL',
+		\set id random(1, 9000000000000000)
+		INSERT INTO {table} VALUES (:id, now(), '6f0c1a5e-3b77-4a58-9a52-0d7d2b6a4c11', 21.5, 'measurement number 42');
+		SQL
+	update => <<~SQL);
+		\\set id random(1, $rows)
+		UPDATE {table} SET value = value + 1, at = now() WHERE id = :id;
+		SQL
+my %what = (insert => 'INSERT of a row', update => 'UPDATE of a row by its primary key');
+my %target = (on => 0.95, off => 0.85);
+
+install($server, rows => $rows, key => 1);
+my @subjects = subjects();
+
+sub run
+{
+	my ($subject, $kind) = @_;
+	empty($server, $subject, $kind eq 'update' ? $rows : 0);
+	(my $script = $script{$kind}) =~ s/\{table\}/table($subject)/e;
+	return $server->pgbench($script, seconds => $seconds);
+}
+
+sub measure
+{
+	my ($kind, $fsync) = @_;
+	my (%rates, $command);
+	for my $round (0 .. $runs - 1)
+	{
+		my @now = grep { $round < $rounds{$_} } @subjects;
+		# a b, b a, a b: what changes with time falls out.
+		@now = reverse @now if $round % 2;
+		for my $subject (@now)
+		{
+			(my $rate, $command) = run($subject, $kind);
+			$rates{$subject}[$round] = $rate;
+		}
+	}
+	print "$what{$kind}, fsync = $fsync; $command\n";
+	print "nothing is sent meanwhile: the worker is stopped\n";
+	show_table('per second', [ map { {
+		name => title($_),
+		runs => $rates{$_},
+		target => $_ eq 'capture' ? [ '>=', $target{$fsync} ] : undef } } @subjects ]);
+	return;
+}
+
+# With the worker at work, and the service that takes what it sends: on a machine of few cores those
+# two need what the sessions would have had, so there is no target.
+sub measure_sending
+{
+	my ($kind, $fsync) = @_;
+	my %rates;
+	for my $round (0 .. 1)
+	{
+		for my $subject ($round % 2 ? qw(capture none) : qw(none capture))
+		{
+			push @{ $rates{$subject} }, scalar run($subject, $kind);
+			$server->sql("SELECT kusto_flush('10 min')") if $subject eq 'capture';
+		}
+	}
+	print "$what{$kind}, fsync = $fsync, sent to the local service meanwhile, which runs on the same cores\n";
+	show_table('per second', [ map { { name => title($_), runs => $rates{$_} } } qw(none capture) ]);
+	return;
+}
+
+my $has_capture = grep { $_ eq 'capture' } @subjects;
+$server->hold_worker if $has_capture;
+for my $fsync (qw(on off))
+{
+	$server->set(fsync => $fsync);
+	measure($_, $fsync) for qw(insert update);
+}
+if ($has_capture)
+{
+	$server->sql('TRUNCATE kusto.outbox_0, kusto.outbox_1, kusto.outbox_2');
+	$server->release_worker;
+	$server->set(fsync => 'on');
+	measure_sending('insert', 'on');
+}
+exit exit_status();

@@ -1,0 +1,373 @@
+/*
+ * capture.c
+ *	  The trigger function: changed rows as CSV for the outbox.
+ *
+ * A statement-level trigger reads its transition tables, one for each row what
+ * it is given.  An UPDATE that changes the primary key is recorded as the
+ * deletion of the old row and an update, so that a key always stands for one
+ * row.
+ *
+ * This is a part of every statement that changes captured rows.  It runs as
+ * whoever runs the statement: output functions of users' types do nothing here
+ * that they would not do in a query.  What is raised makes the statement fail.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "commands/trigger.h"
+#include "fmgr.h"
+#include "utils/builtins.h"
+#include "utils/datum.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/timestamp.h"
+#include "utils/tuplestore.h"
+
+#include "capture_internal.h"
+#include "compat.h"
+
+PG_FUNCTION_INFO_V1(kusto_capture_changes);
+
+/* What one call of the trigger reports. */
+typedef struct Report
+{
+	KpgCaptureSource *source;
+	KpgCaptureChunk *chunk;
+	KpgSeqRun	own;
+	KpgSeqRun  *run;			/* NULL: no number drawn yet */
+	TimestampTz now;
+	int			middle_len;
+	char		middle[24];		/* ",<_txid>," */
+	int			tail_len;
+	char		tail[KPG_DATETIME_MAX + 1]; /* ",<_changed_at>" */
+} Report;
+
+/* ---- one row ---- */
+
+static void
+begin_report(Report *report, KpgCaptureSource *source)
+{
+	char	   *p = report->middle;
+
+	report->source = source;
+	report->run = NULL;
+	report->now = GetCurrentTimestamp();
+	*p++ = ',';
+	p += pg_ulltoa_n(U64FromFullTransactionId(GetTopFullTransactionId()), p);
+	*p++ = ',';
+	report->middle_len = (int) (p - report->middle);
+	report->tail[0] = ',';
+	report->tail_len = 1 + kpg_format_datetime(report->now, report->tail + 1);
+	report->chunk = kpg_capture_buffer_open(source->capture, source->shape);
+}
+
+static void
+end_report(Report *report)
+{
+	kpg_capture_buffer_close(report->chunk);
+}
+
+static int64
+next_seq(Report *report)
+{
+	if (report->run == NULL || report->run->next == report->run->end)
+		report->run = kpg_capture_order_run(report->source->relation, report->source->root, &report->own);
+	return report->run->next++;
+}
+
+/* The columns in front, as one field that is written already. */
+static void
+put_front(Report *report, const char *op, int64 seq)
+{
+	char		front[128];
+	size_t		op_len = strlen(op);
+	char	   *p = front;
+
+	*p++ = '"';
+	memcpy(p, op, op_len);
+	p += op_len;
+	*p++ = '"';
+	memcpy(p, report->middle, report->middle_len);
+	p += report->middle_len;
+	p += pg_ulltoa_n((uint64) seq, p);
+	memcpy(p, report->tail, report->tail_len);
+	p += report->tail_len;
+	kc_csv_plain(&report->chunk->writer, front, p - front);
+}
+
+/* slot NULL: there is no row; old NULL: there was none, or it is not known. */
+static void
+put_row(Report *report, const char *op, TupleTableSlot *old, TupleTableSlot *slot)
+{
+	KpgCaptureSource *source = report->source;
+	KcCsvWriter *w = &report->chunk->writer;
+	MemoryContext caller = MemoryContextSwitchTo(source->row_context);
+	int64		seq = next_seq(report);
+
+	kc_csv_row_begin(w);
+	put_front(report, op, seq);
+	if (source->old_values)
+	{
+		if (old != NULL)
+			kpg_format_object(source->format, old, w);
+		else
+			kc_csv_null(w);
+	}
+	if (slot != NULL)
+		kpg_format_fields(source->format, slot, w);
+	else
+	{
+		for (int i = 0; i < source->nfields; i++)
+			kc_csv_null(w);
+	}
+	kc_csv_row_end(w);
+	MemoryContextSwitchTo(caller);
+	MemoryContextReset(source->row_context);
+	kpg_capture_buffer_added(report->chunk, seq, report->now);
+}
+
+/* Does one of these columns differ?  As stored: 1.0 and 1.00 do. */
+static bool
+differ(const KpgCaptureSource *source, const AttrNumber *columns, int n,
+	   TupleTableSlot *old, TupleTableSlot *new)
+{
+	for (int i = 0; i < n; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(source->desc, columns[i] - 1);
+		bool		old_null;
+		bool		new_null;
+		Datum		old_value = slot_getattr(old, columns[i], &old_null);
+		Datum		new_value = slot_getattr(new, columns[i], &new_null);
+
+		if (old_null != new_null)
+			return true;
+		if (!old_null && !datum_image_eq(old_value, new_value, att->attbyval, att->attlen))
+			return true;
+	}
+	return false;
+}
+
+/* What an UPDATE has done to a row, as far as it matters here. */
+typedef enum Change
+{
+	CHANGE_NONE,				/* of the columns that are captured */
+	CHANGE_PLAIN,
+	CHANGE_OF_KEY
+} Change;
+
+static Change
+change_of(const KpgCaptureSource *source, TupleTableSlot *old, TupleTableSlot *new)
+{
+	MemoryContext caller;
+	Change		change = CHANGE_PLAIN;
+
+	if (!source->needs_old)
+		return CHANGE_PLAIN;
+	caller = MemoryContextSwitchTo(source->row_context);
+	if (source->nwatched > 0 && !differ(source, source->watched, source->nwatched, old, new))
+		change = CHANGE_NONE;
+	else if (differ(source, source->key, source->nkey, old, new))
+		change = CHANGE_OF_KEY;
+	MemoryContextSwitchTo(caller);
+	MemoryContextReset(source->row_context);
+	return change;
+}
+
+/* ---- transition tables ---- */
+
+/* One that is read from its beginning, by others perhaps as well. */
+typedef struct Rows
+{
+	Tuplestorestate *store;
+	int			pointer;
+	TupleTableSlot *slot;
+} Rows;
+
+static Rows
+read_rows(Tuplestorestate *store, TupleTableSlot *slot)
+{
+	Rows		rows = {store, tuplestore_alloc_read_pointer(store, EXEC_FLAG_REWIND), slot};
+
+	tuplestore_select_read_pointer(store, rows.pointer);
+	tuplestore_rescan(store);
+	return rows;
+}
+
+static bool
+next_row(const Rows *rows)
+{
+	tuplestore_select_read_pointer(rows->store, rows->pointer);
+	return tuplestore_gettupleslot(rows->store, true, false, rows->slot);
+}
+
+static void
+report_rows(Report *report, const char *op, Tuplestorestate *store, TupleTableSlot *slot, bool is_old)
+{
+	Rows		rows = read_rows(store, slot);
+
+	while (next_row(&rows))
+		put_row(report, op, is_old ? slot : NULL, slot);
+}
+
+/*
+ * The first pass deletes rows under their old keys, the second gives them their
+ * new ones; all others are a matter of the first.  Have keys changed?
+ */
+static bool
+report_changes_in_step(Report *report, const TriggerData *trigdata, bool second)
+{
+	const KpgCaptureSource *source = report->source;
+	Rows		old = read_rows(trigdata->tg_oldtable, source->old_slot);
+	Rows		new = read_rows(trigdata->tg_newtable, source->new_slot);
+	bool		moved = false;
+
+	while (next_row(&old) && next_row(&new))
+	{
+		Change		change = change_of(source, old.slot, new.slot);
+
+		if (change == CHANGE_OF_KEY)
+		{
+			moved = true;
+			put_row(report, second ? "update" : "delete", old.slot, second ? new.slot : old.slot);
+		}
+		else if (change == CHANGE_PLAIN && !second)
+			put_row(report, "update", old.slot, new.slot);
+	}
+	return moved;
+}
+
+/*
+ * Old and new rows are in step, unless a row that was to move to another
+ * partition was kept out of it by a BEFORE trigger: then nobody knows which.
+ *
+ * One row may get the key that another one had.  So rows that lose their keys
+ * are all deleted before those that have got new ones come, in a second pass.
+ */
+static void
+report_updates(Report *report, const TriggerData *trigdata)
+{
+	const KpgCaptureSource *source = report->source;
+	Tuplestorestate *old_store = trigdata->tg_oldtable;
+	Tuplestorestate *new_store = trigdata->tg_newtable;
+
+	if (!source->needs_old)
+	{
+		report_rows(report, "update", new_store, source->new_slot, false);
+		return;
+	}
+	if (tuplestore_tuple_count(old_store) != tuplestore_tuple_count(new_store))
+	{
+		report_rows(report, "delete", old_store, source->old_slot, true);
+		report_rows(report, "update", new_store, source->new_slot, false);
+		return;
+	}
+	if (report_changes_in_step(report, trigdata, false))
+		(void) report_changes_in_step(report, trigdata, true);
+}
+
+static void
+report_statement(Report *report, const TriggerData *trigdata)
+{
+	const KpgCaptureSource *source = report->source;
+	TriggerEvent event = trigdata->tg_event;
+
+	if (TRIGGER_FIRED_BY_INSERT(event))
+		report_rows(report, "insert", trigdata->tg_newtable, source->new_slot, false);
+	else if (TRIGGER_FIRED_BY_DELETE(event))
+		report_rows(report, "delete", trigdata->tg_oldtable, source->old_slot, true);
+	else if (TRIGGER_FIRED_BY_UPDATE(event))
+		report_updates(report, trigdata);
+	else
+		put_row(report, "truncate", NULL, NULL);
+	ExecClearTuple(source->old_slot);
+	ExecClearTuple(source->new_slot);
+}
+
+static void
+report_row(Report *report, const TriggerData *trigdata)
+{
+	TriggerEvent event = trigdata->tg_event;
+	TupleTableSlot *row = trigdata->tg_trigslot;
+	TupleTableSlot *new = trigdata->tg_newslot;
+	Change		change;
+
+	if (TRIGGER_FIRED_BY_INSERT(event))
+	{
+		put_row(report, "insert", NULL, row);
+		return;
+	}
+	if (TRIGGER_FIRED_BY_DELETE(event))
+	{
+		put_row(report, "delete", row, row);
+		return;
+	}
+	change = change_of(report->source, row, new);
+	if (change == CHANGE_OF_KEY)
+		put_row(report, "delete", row, row);
+	if (change != CHANGE_NONE)
+		put_row(report, "update", row, new);
+}
+
+/* ---- the function ---- */
+
+/* A statement that has changed nothing; its trigger is fired all the same. */
+static bool
+is_empty(const TriggerData *trigdata)
+{
+	if (TRIGGER_FIRED_FOR_ROW(trigdata->tg_event) ||
+		(trigdata->tg_oldtable == NULL && trigdata->tg_newtable == NULL))
+		return false;
+	return (trigdata->tg_oldtable == NULL || tuplestore_tuple_count(trigdata->tg_oldtable) == 0) &&
+		(trigdata->tg_newtable == NULL || tuplestore_tuple_count(trigdata->tg_newtable) == 0);
+}
+
+static void
+add_error_context(void *arg)
+{
+	const KpgCaptureSource *source = arg;
+	const char *column = source->format == NULL ? NULL : kpg_format_column(source->format);
+
+	if (column != NULL)
+		errcontext("row change of table \"%s\", column \"%s\"", source->relation_name, column);
+	else
+		errcontext("row change of table \"%s\"", source->relation_name);
+}
+
+static void
+report_changes(KpgCaptureSource *source, const TriggerData *trigdata)
+{
+	ErrorContextCallback context = {
+		.previous = error_context_stack,
+		.callback = add_error_context,
+		.arg = source
+	};
+	Report		report;
+
+	error_context_stack = &context;
+	begin_report(&report, source);
+	if (TRIGGER_FIRED_FOR_ROW(trigdata->tg_event))
+		report_row(&report, trigdata);
+	else
+		report_statement(&report, trigdata);
+	end_report(&report);
+	error_context_stack = context.previous;
+}
+
+Datum
+kusto_capture_changes(PG_FUNCTION_ARGS)
+{
+	TriggerData *trigdata = (TriggerData *) fcinfo->context;
+	KpgCaptureSource *source;
+
+	if (!CALLED_AS_TRIGGER(fcinfo))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("function \"%s\" was not called by trigger manager", "kusto_capture_changes")));
+	if (is_empty(trigdata))
+		return PointerGetDatum(NULL);
+
+	source = kpg_capture_relation_acquire(trigdata);
+	report_changes(source, trigdata);
+	kpg_capture_relation_release(source);
+	return PointerGetDatum(NULL);
+}

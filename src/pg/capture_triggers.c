@@ -1,0 +1,218 @@
+/*
+ * capture_triggers.c
+ *	  The triggers of captures on a relation: finding, dropping, making them.
+ *
+ * A trigger's arguments say all that it needs, so that it also works where
+ * pg_dump has taken it, in a database that knows nothing of captures.
+ */
+#include "postgres.h"
+
+#include "access/xlog.h"
+#include "catalog/pg_type.h"
+#include "commands/trigger.h"
+#include "executor/spi.h"
+#include "lib/stringinfo.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+
+#include "capture_triggers.h"
+#include "compat.h"
+
+static char *
+qualified_name(Oid relation)
+{
+	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(relation)),
+									  get_rel_name(relation));
+}
+
+static void
+connect_spi(void)
+{
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+}
+
+static void
+finish_spi(void)
+{
+	if (SPI_finish() != SPI_OK_FINISH)
+		elog(ERROR, "SPI_finish failed");
+}
+
+/* ---- finding ---- */
+
+static const char select_triggers[] =
+"SELECT t.tgname, t.tgnargs, t.tgargs FROM pg_catalog.pg_trigger t"
+" WHERE t.tgrelid OPERATOR(pg_catalog.=) $1 AND t.tgfoid OPERATOR(pg_catalog.=) $2"
+" AND NOT t.tgisinternal AND t.tgparentid OPERATOR(pg_catalog.=) 0::pg_catalog.oid"
+" ORDER BY t.tgname";
+
+/* pg_trigger.tgargs: each argument with a zero byte behind. */
+static void
+split_arguments(KpgCaptureTrigger *trigger, bytea *arguments)
+{
+	const char *at = VARDATA_ANY(arguments);
+
+	trigger->args = palloc(sizeof(char *) * (Size) Max(trigger->nargs, 1));
+	for (int i = 0; i < trigger->nargs; i++)
+	{
+		trigger->args[i] = pstrdup(at);
+		at += strlen(at) + 1;
+	}
+}
+
+static KpgCaptureTrigger *
+read_trigger(uint64 row)
+{
+	HeapTuple	tuple = SPI_tuptable->vals[row];
+	TupleDesc	desc = SPI_tuptable->tupdesc;
+	KpgCaptureTrigger *trigger = palloc0(sizeof(KpgCaptureTrigger));
+	bool		isnull;
+
+	trigger->name = pstrdup(NameStr(*DatumGetName(SPI_getbinval(tuple, desc, 1, &isnull))));
+	trigger->nargs = DatumGetInt16(SPI_getbinval(tuple, desc, 2, &isnull));
+	split_arguments(trigger, DatumGetByteaPP(SPI_getbinval(tuple, desc, 3, &isnull)));
+	return trigger;
+}
+
+List *
+kpg_capture_triggers_of(Oid relation, Oid function)
+{
+	MemoryContext context = CurrentMemoryContext;
+	Oid			types[] = {OIDOID, OIDOID};
+	Datum		values[] = {ObjectIdGetDatum(relation), ObjectIdGetDatum(function)};
+	MemoryContext old;
+	List	   *triggers = NIL;
+
+	connect_spi();
+	if (SPI_execute_with_args(select_triggers, lengthof(types), types, values, NULL, false, 0) != SPI_OK_SELECT)
+		elog(ERROR, "SPI_execute_with_args failed for: %s", select_triggers);
+	old = MemoryContextSwitchTo(context);
+	for (uint64 i = 0; i < SPI_processed; i++)
+		triggers = lappend(triggers, read_trigger(i));
+	MemoryContextSwitchTo(old);
+	finish_spi();
+	return triggers;
+}
+
+bool
+kpg_capture_trigger_is_for(const KpgCaptureTrigger *trigger, const char *database,
+						   const char *table_name, const char *server)
+{
+	if (trigger->nargs < 2)
+		return false;
+	if (database != NULL && strcmp(trigger->args[0], database) != 0)
+		return false;
+	if (table_name != NULL && strcmp(trigger->args[1], table_name) != 0)
+		return false;
+	return server == NULL || trigger->nargs < 3 || trigger->args[2][0] == '\0' ||
+		strcmp(trigger->args[2], server) == 0;
+}
+
+/* ---- dropping and making ---- */
+
+static void
+run_command(const char *command)
+{
+	connect_spi();
+	if (SPI_execute(command, false, 0) != SPI_OK_UTILITY)
+		elog(ERROR, "SPI_execute failed for: %s", command);
+	finish_spi();
+}
+
+void
+kpg_capture_drop_trigger(Oid relation, const KpgCaptureTrigger *trigger)
+{
+	run_command(psprintf("DROP TRIGGER %s ON %s", quote_identifier(trigger->name),
+						 qualified_name(relation)));
+}
+
+typedef struct EventTrigger
+{
+	int			event;
+	const char *name;
+	const char *sql;
+	const char *transition_tables;
+} EventTrigger;
+
+static const EventTrigger event_triggers[] = {
+	{KPG_CAPTURE_INSERT, "insert", "INSERT", "NEW TABLE AS kusto_new"},
+	{KPG_CAPTURE_UPDATE, "update", "UPDATE", "OLD TABLE AS kusto_old NEW TABLE AS kusto_new"},
+	{KPG_CAPTURE_DELETE, "delete", "DELETE", "OLD TABLE AS kusto_old"},
+	{KPG_CAPTURE_TRUNCATE, "truncate", "TRUNCATE", NULL}
+};
+
+static void
+append_argument(StringInfo sql, const char *text)
+{
+	appendStringInfo(sql, ", %s", quote_literal_cstr(text));
+}
+
+/* What is the default is not written, so that \d of the table stays short. */
+static char *
+trigger_arguments(const KpgCapture *capture)
+{
+	StringInfoData sql;
+	StringInfoData columns;
+	ListCell   *cell;
+
+	initStringInfo(&sql);
+	appendStringInfoString(&sql, quote_literal_cstr(capture->database));
+	append_argument(&sql, capture->table_name);
+	append_argument(&sql, capture->server);
+	if (capture->old_values)
+		append_argument(&sql, "old_values=true");
+	if (capture->columns != NIL)
+	{
+		initStringInfo(&columns);
+		foreach(cell, capture->columns)
+			appendStringInfo(&columns, "%s%s", columns.len == 0 ? "columns=" : ",",
+							 quote_identifier((char *) lfirst(cell)));
+		append_argument(&sql, columns.data);
+	}
+	if (capture->create_table)
+		append_argument(&sql, "create_table=true");
+	if (strcmp(capture->on_type_error, "error") != 0)
+		append_argument(&sql, psprintf("on_type_error=%s", capture->on_type_error));
+	append_argument(&sql, psprintf("origin=" UINT64_FORMAT "/%u", GetSystemIdentifier(), MyDatabaseId));
+	return sql.data;
+}
+
+static void
+create_trigger(const KpgCapture *capture, const KpgCaptureTriggerPlan *plan, const EventTrigger *event,
+			   const char *arguments)
+{
+	const char *trigger = quote_identifier(psprintf("Kusto_capture_%d_%s", capture->id, event->name));
+	const char *relation = qualified_name(plan->relation);
+	bool		by_row = plan->by_row && event->event != KPG_CAPTURE_TRUNCATE;
+	bool		with_tables = !by_row && event->transition_tables != NULL;
+
+	run_command(psprintf("CREATE TRIGGER %s AFTER %s ON %s%s%s FOR EACH %s EXECUTE FUNCTION %s(%s)",
+						 trigger, event->sql, relation,
+						 with_tables ? " REFERENCING " : "", with_tables ? event->transition_tables : "",
+						 by_row ? "ROW" : "STATEMENT",
+						 quote_qualified_identifier(get_namespace_name(get_func_namespace(plan->function)),
+													get_func_name(plan->function)),
+						 arguments));
+	if (plan->always)
+		run_command(psprintf("ALTER %sTABLE %s ENABLE ALWAYS TRIGGER %s",
+							 get_rel_relkind(plan->relation) == RELKIND_FOREIGN_TABLE ? "FOREIGN " : "",
+							 relation, trigger));
+	run_command(psprintf("COMMENT ON TRIGGER %s ON %s IS %s", trigger, relation,
+						 quote_literal_cstr(psprintf("sends row changes to table \"%s\" of Kusto database \"%s\" (kusto_ingest)",
+													 capture->table_name, capture->database))));
+}
+
+void
+kpg_capture_create_triggers(const KpgCapture *capture, const KpgCaptureTriggerPlan *plan)
+{
+	const char *arguments = trigger_arguments(capture);
+
+	for (int i = 0; i < (int) lengthof(event_triggers); i++)
+	{
+		if (plan->events & event_triggers[i].event)
+			create_trigger(capture, plan, &event_triggers[i], arguments);
+	}
+}

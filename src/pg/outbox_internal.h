@@ -1,0 +1,38 @@
+/*
+ * outbox_internal.h
+ *	  What the parts of outbox share: its tables, and how they are asked.
+ */
+#ifndef KPG_OUTBOX_INTERNAL_H
+#define KPG_OUTBOX_INTERNAL_H
+
+#include "postgres.h"
+
+#include "operations_internal.h"
+#include "outbox.h"
+
+/*
+ * Our relations by OID.  Remembered until the catalogs change; raises when one
+ * is missing.  ring is 0 to KPG_OUTBOX_TABLES - 1.
+ */
+extern Oid	kpg_outbox_table(int ring);		/* kusto.outbox_N */
+extern Oid	kpg_outbox_index(int ring);		/* its index on capture, txid, seq */
+extern Oid	kpg_outbox_sequence(void);		/* kusto.change_number */
+extern Oid	kpg_outbox_capture_table(void); /* kusto.capture */
+
+/* The table of the ring that a _seq belongs to. */
+extern int	kpg_outbox_ring_of(int64 seq);
+
+/*
+ * Run one constant SELECT inside a scope, as of now: what others have committed
+ * is seen whatever the isolation level, and so are the transaction's own rows.
+ */
+extern uint64 kpg_outbox_select(const char *sql, const KpgSqlArg *args, int nargs);
+
+/* A list of char * as text[], or null when it is NIL; and back. */
+extern KpgSqlArg kpg_outbox_list_arg(List *strings);
+extern List *kpg_outbox_list_value(MemoryContext context, uint64 row, int column);
+
+/* A Datum that may be null. */
+extern KpgSqlArg kpg_outbox_nullable_arg(Oid type, Datum value, bool isnull);
+
+#endif							/* KPG_OUTBOX_INTERNAL_H */

@@ -1,0 +1,344 @@
+# Row changes and DDL: captured tables are altered, renamed, moved, dropped, attached, dumped and
+# restored, and captures begin and end in transactions that roll back or meet each other.
+use strict;
+use warnings;
+
+use KustoCluster qw(literal wait_until);
+use KustoLocal;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $kusto = KustoLocal->start;
+my $db = KustoCluster::DATABASE;
+my $pg = KustoCluster->start($kusto, conf => <<~'CONF');
+	kusto_ingest.default_server = adx
+	kusto_ingest.flush_interval = 0
+	CONF
+
+# Rows of a table in Kusto by _seq: _op and what stands behind _changed_at, as text.
+sub changes
+{
+	my ($table) = @_;
+	my @rows = sort { $a->[2] <=> $b->[2] } @{ $kusto->rows($db, $table) };
+	return map { join '|', map { $_ // '' } $_->[0], @{$_}[ 4 .. $#$_ ] } @rows;
+}
+
+# Tests what Kusto has been sent of all that was committed so far.
+sub changes_are
+{
+	my ($table, $expected, $name, %options) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	my @got;
+	is($pg->sql(q(SELECT kusto_flush('120 s')), %options), 't', "$name: all is sent");
+	# What was queued is staged now, and arrives.
+	eval { wait_until(sub { @got = eval { changes($table) }; @got >= @$expected }, 'rows in Kusto', 60) };
+	return is_deeply(\@got, $expected, $name);
+}
+
+sub capture_is
+{
+	my ($relation, $column, $expected, $name, %options) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	return is($pg->sql("SELECT $column FROM kusto.captures WHERE relation = '$relation'::regclass AND ended_at IS NULL", %options),
+		$expected, $name);
+}
+
+# kusto_capture() to a table that the worker makes.
+sub capture
+{
+	my ($relation, $table, $more, %options) = @_;
+	return $pg->sql("SELECT kusto_capture('$relation', '$db', '$table', create_table => true" . ($more // '') . ')', %options);
+}
+
+# ---- columns ----
+
+$pg->sql('CREATE TABLE a (id int PRIMARY KEY, n int, gone text)');
+capture('a', 'A');
+$pg->sql(q(INSERT INTO a VALUES (1, 10, 'x')));
+$pg->sql('ALTER TABLE a ADD more float8 DEFAULT 0.5');
+$pg->sql(q(INSERT INTO a VALUES (2, 20, 'y', 1.5)));
+changes_are('A', [ 'insert|1|10|x|', 'insert|2|20|y|1.5' ], 'a column is added at the end');
+$pg->sql('ALTER TABLE a DROP gone');
+$pg->sql('INSERT INTO a VALUES (3, 30, 2.5)');
+changes_are('A', [ 'insert|1|10|x|', 'insert|2|20|y|1.5', 'insert|3|30||2.5' ], 'a dropped column is empty');
+$pg->sql('ALTER TABLE a RENAME more TO renamed');
+$pg->sql('UPDATE a SET renamed = 3.5 WHERE id = 3');
+$pg->sql(q(ALTER TABLE a ALTER n TYPE text USING 'n' || n));
+$pg->sql(q(INSERT INTO a VALUES (4, 'forty', 4.5)));
+my @columns = split /, /, $pg->sql(q{SELECT (regexp_match(command, '\((.*)\)$'))[1] FROM kusto_capture_views('a') LIMIT 1});
+is_deeply([ @columns[ 4 .. $#columns ] ],
+	[ q(['id']:int), q(['n']:int), q(['gone']:string), q(['more']:real), q(['n_string']:string) ],
+	'a renamed column keeps its name in Kusto, and one of another type is a new one there');
+changes_are('A',
+	[ 'insert|1|10|x||', 'insert|2|20|y|1.5|', 'insert|3|30||2.5|', 'update|3|30||3.5|', 'insert|4|||4.5|forty' ],
+	'and the rows are in these columns');
+$pg->sql('ALTER TABLE a ALTER n TYPE int USING length(n)');
+$pg->sql('ALTER TABLE a ADD gone text');
+$pg->sql(q(INSERT INTO a VALUES (5, 50, 5.5, 'back')));
+is($kusto->rows($db, 'A')->[0] && scalar @{ $kusto->rows($db, 'A')->[0] }, 9, 'a column that is back');
+changes_are('A',
+	[ 'insert|1|10|x||', 'insert|2|20|y|1.5|', 'insert|3|30||2.5|', 'update|3|30||3.5|', 'insert|4|||4.5|forty',
+		'insert|5|50|back|5.5|' ], 'fills the old one when name and type are the same');
+# In one transaction, in which nothing has been sent in between.
+$pg->sql(<<~'SQL');
+	BEGIN;
+	INSERT INTO a VALUES (6, 60, 6.5, 'before');
+	ALTER TABLE a ADD later int;
+	INSERT INTO a VALUES (7, 70, 7.5, 'after', 7);
+	ALTER TABLE a DROP later;
+	INSERT INTO a VALUES (8, 80, 8.5, 'last');
+	COMMIT;
+	SQL
+is_deeply([ do { $pg->sql(q(SELECT kusto_flush('120 s'))); wait_until(sub { changes('A') >= 9 }, 'rows'); (changes('A'))[ 6 .. 8 ] } ],
+	[ 'insert|6|60|before|6.5||', 'insert|7|70|after|7.5||7', 'insert|8|80|last|8.5||' ],
+	'changes before and after an ALTER TABLE in one transaction');
+# And rolled back: the column never was.
+$pg->sql('BEGIN; ALTER TABLE a ADD phantom int; INSERT INTO a VALUES (99); ROLLBACK');
+$pg->sql('INSERT INTO a (id) VALUES (9)');
+is($pg->sql(q(SELECT count(*) FROM kusto_capture_views('a') WHERE command LIKE '%phantom%')), 0, 'an ALTER TABLE that is rolled back leaves no column');
+$pg->fails_like('ALTER TABLE a ADD _op int; INSERT INTO a (id, _op) VALUES (10, 1)',
+	{ sqlstate => '42701', message => qr/"_op"/, hint => qr/Rename/ }, 'a new column whose name is taken in Kusto stops the change');
+$pg->sql('ALTER TABLE a DROP _op');
+
+# ---- a table that the user has made in Kusto ----
+
+$pg->sql('CREATE TABLE u (id int PRIMARY KEY, n int)');
+$pg->sql("SELECT kusto_capture('u', '$db', 'U')");
+$kusto->command($db, $pg->sql(q(SELECT command FROM kusto_capture_views('u') LIMIT 1)));
+$pg->sql('INSERT INTO u VALUES (1, 1)');
+changes_are('U', ['insert|1|1'], 'a table that the user has made');
+$pg->sql('ALTER TABLE u ADD s text');
+$pg->sql(q(INSERT INTO u VALUES (2, 2, 'two')));
+$pg->poll(q(SELECT state = 'waiting for columns' AND last_error IS NOT NULL FROM kusto.captures WHERE relation = 'u'::regclass),
+	't', 'it lacks a column: the capture waits');
+my ($command) = $pg->sql(q(SELECT concat_ws(' ', last_error, last_error_details, last_error_hint) FROM kusto.captures WHERE relation = 'u'::regclass)) =~ /(\.create-merge table .*?\)(?=$|\s))/m;
+is($command, $pg->sql(q(SELECT command FROM kusto_capture_views('u') LIMIT 1)), 'and says what to run');
+capture_is('u', 'lag_rows', 1, 'meanwhile the row lags');
+is($pg->sql(q(SELECT kusto_flush('0 s'))), 'f', 'kusto_flush() says so, too');
+is_deeply([ changes('U') ], ['insert|1|1'], 'and is not sent');
+$kusto->command($db, $command // '');
+$pg->sql("SELECT kusto_capture('u', '$db', 'U')");
+changes_are('U', [ 'insert|1|1|', 'insert|2|2|two' ], 'kusto_capture() again: it goes on');
+capture_is('u', q(concat(state, last_error)), 'active', 'and is well again');
+$pg->sql('ALTER TABLE u DROP n');
+$pg->sql(q(INSERT INTO u VALUES (3, 'three')));
+changes_are('U', [ 'insert|1|1|', 'insert|2|2|two', 'insert|3||three' ], 'a column less takes nobody');
+
+# ---- the table's name, schema and owner ----
+
+$pg->sql(<<~'SQL');
+	CREATE SCHEMA elsewhere;
+	CREATE ROLE heir;
+	CREATE TABLE m (id int PRIMARY KEY);
+	SQL
+capture('m', 'M');
+$pg->sql('INSERT INTO m VALUES (1)');
+$pg->sql('ALTER TABLE m RENAME TO moved');
+$pg->sql('INSERT INTO moved VALUES (2)');
+$pg->sql('ALTER TABLE moved SET SCHEMA elsewhere');
+$pg->sql('INSERT INTO elsewhere.moved VALUES (3)');
+$pg->sql('ALTER TABLE elsewhere.moved OWNER TO heir');
+$pg->sql('INSERT INTO elsewhere.moved VALUES (4)');
+changes_are('M', [ map { "insert|$_" } 1 .. 4 ], 'renamed, in another schema, of another owner: still captured');
+capture_is('elsewhere.moved', q(concat_ws(' ', relation, relation_name, owner = 'heir')), 'elsewhere.moved public.m f',
+	'the view has the new name and the name that it began with');
+$pg->fails_like("SELECT kusto_capture('elsewhere.moved', '$db', 'M', create_table => true)",
+	{ sqlstate => '42501', message => qr/server adx/, context => qr/"heir", the owner/ }, 'the new owner needs USAGE');
+$pg->sql('GRANT USAGE ON FOREIGN SERVER adx TO heir');
+$pg->fails_like("SELECT kusto_capture('elsewhere.moved', '$db', 'M', create_table => true)",
+	{ sqlstate => '42704', message => qr/user mapping.*"heir"/ }, 'and a mapping of its own');
+$pg->sql(sprintf q(CREATE USER MAPPING FOR heir SERVER adx OPTIONS (auth 'client_secret', tenant %s, client_id %s, client_secret %s)),
+	map { literal($_) } $kusto->tenant, $kusto->client_id, $kusto->client_secret);
+capture('elsewhere.moved', 'M');
+capture_is('elsewhere.moved', 'owner', 'heir', 'kusto_capture() again: sent as the new owner');
+$pg->sql('INSERT INTO elsewhere.moved VALUES (5)');
+changes_are('M', [ map { "insert|$_" } 1 .. 5 ], 'and it goes on');
+
+# ---- the end ----
+
+$pg->sql('INSERT INTO elsewhere.moved VALUES (6)');
+$pg->sql('DROP TABLE elsewhere.moved');
+changes_are('M', [ map { "insert|$_" } 1 .. 6 ], 'dropped: what was captured is still sent');
+$pg->poll(q(SELECT count(*) = 0 FROM kusto.captures WHERE table_name = 'M'), 't', 'and then the capture is gone');
+$pg->sql('CREATE TABLE e (id int PRIMARY KEY)');
+capture('e', 'E');
+$pg->sql('BEGIN; INSERT INTO e VALUES (1); DROP TABLE e; COMMIT');
+changes_are('E', ['insert|1'], 'a change and the drop in one transaction');
+$pg->sql('CREATE TABLE e (id int PRIMARY KEY)');
+capture('e', 'E2');
+$pg->sql('INSERT INTO e VALUES (1)');
+$pg->sql(q(SELECT kusto_uncapture('e')));
+$pg->sql('INSERT INTO e VALUES (2)');
+changes_are('E2', ['insert|1'], 'kusto_uncapture(): what was captured is sent, and no more');
+$pg->poll(q(SELECT count(*) = 0 FROM kusto.captures WHERE table_name = 'E2'), 't', 'and then the capture is gone');
+
+# Fields go by position, and the Kusto table is the old one.
+$pg->sql('CREATE TABLE again (id int PRIMARY KEY, x int, y int)');
+capture('again', 'Again');
+$pg->sql('INSERT INTO again VALUES (1, 11, 12)');
+changes_are('Again', ['insert|1|11|12'], 'a capture');
+$pg->sql(q(SELECT kusto_uncapture('again')));
+$pg->poll(q(SELECT count(*) = 0 FROM kusto.captures WHERE table_name = 'Again'), 't', 'that is given up');
+$pg->sql('ALTER TABLE again DROP x, ADD z int');
+capture('again', 'Again');
+$pg->sql('INSERT INTO again VALUES (2, 22, 23)');
+changes_are('Again', [ 'insert|1|11|12|', 'insert|2||22|23' ], 'a later one to the same Kusto table keeps the order of its columns');
+$pg->sql('DROP TABLE again');
+$pg->sql('CREATE TABLE again (y int, id int PRIMARY KEY)');
+capture('again', 'Again');
+$pg->sql('INSERT INTO again VALUES (32, 3)');
+changes_are('Again', [ 'insert|1|11|12|', 'insert|2||22|23', 'insert|3||32|' ], 'and so does another table');
+$pg->poll(q(SELECT count(*) = 1 FROM kusto.capture WHERE table_name = 'Again'), 't', 'of several that are over none is left');
+
+# ---- transactions that roll back ----
+
+$pg->sql('CREATE TABLE r (id int PRIMARY KEY)');
+$pg->sql("BEGIN; SELECT kusto_capture('r', '$db', 'R', create_table => true); INSERT INTO r VALUES (1); ROLLBACK");
+$pg->sql('INSERT INTO r VALUES (1)');
+is($pg->sql(q(SELECT count(*) FROM kusto.captures WHERE table_name = 'R')), 0, 'a capture that is rolled back never was');
+is($pg->sql(q(SELECT count(*) FROM pg_trigger WHERE tgrelid = 'r'::regclass)), 0, 'nor its triggers');
+$pg->sql(<<~"SQL");
+	BEGIN;
+	SAVEPOINT s;
+	SELECT kusto_capture('r', '$db', 'R', create_table => true);
+	INSERT INTO r VALUES (2);
+	ROLLBACK TO s;
+	SELECT kusto_capture('r', '$db', 'R', create_table => true);
+	INSERT INTO r VALUES (3);
+	COMMIT;
+	SQL
+changes_are('R', ['insert|3'], 'rolled back to a savepoint, and then done');
+$pg->sql(q(BEGIN; SELECT kusto_uncapture('r'); INSERT INTO r VALUES (4); ROLLBACK));
+$pg->sql('INSERT INTO r VALUES (5)');
+changes_are('R', [ 'insert|3', 'insert|5' ], 'kusto_uncapture() that is rolled back');
+capture_is('r', q(concat_ws(' ', state, triggers)), 'active enabled', 'and all is as before');
+$pg->sql(q(BEGIN; INSERT INTO r VALUES (6); SELECT kusto_uncapture('r'); COMMIT));
+changes_are('R', [ 'insert|3', 'insert|5', 'insert|6' ], 'a change, and kusto_uncapture() in the same transaction');
+
+# ---- partitions ----
+
+$pg->sql(<<~'SQL');
+	CREATE TABLE p (id int, n int, PRIMARY KEY (id)) PARTITION BY RANGE (id);
+	CREATE TABLE p_1 PARTITION OF p FOR VALUES FROM (1) TO (10);
+	CREATE TABLE p_2 (junk int, n int, id int NOT NULL);
+	ALTER TABLE p_2 DROP junk;
+	INSERT INTO p_2 (id, n) VALUES (10, 0);
+	SQL
+capture('p', 'P');
+$pg->sql('INSERT INTO p VALUES (1, 1)');
+$pg->sql('ALTER TABLE p ATTACH PARTITION p_2 FOR VALUES FROM (10) TO (20)');
+$pg->sql('INSERT INTO p VALUES (11, 2); INSERT INTO p_2 (id, n) VALUES (12, 3)');
+my @partitioned = ('insert|1|1', 'insert|11|2', 'insert|12|3');
+changes_are('P', \@partitioned, 'an attached partition, whose columns are elsewhere, is captured');
+$pg->sql('CREATE TABLE p_3 PARTITION OF p FOR VALUES FROM (20) TO (30)');
+$pg->sql('INSERT INTO p VALUES (21, 4)');
+push @partitioned, 'insert|21|4';
+changes_are('P', \@partitioned, 'and so is a new one');
+capture_is('p', 'triggers', 'enabled', 'whose triggers are seen');
+$pg->sql('ALTER TABLE p DETACH PARTITION p_2');
+$pg->sql('INSERT INTO p_2 (id, n) VALUES (13, 5); INSERT INTO p VALUES (2, 6)');
+push @partitioned, 'insert|2|6';
+changes_are('P', \@partitioned, 'a detached one is not captured any more');
+$pg->sql(q(ALTER TABLE p ADD s text));
+$pg->sql(q(INSERT INTO p_3 VALUES (22, 7, 'x')));
+changes_are('P', [ (map { "$_|" } @partitioned), 'insert|22|7|x' ], 'a column added to the partitioned table');
+
+# ---- sessions that meet ----
+
+my ($one, $two) = ($pg->session, $pg->session);
+$pg->sql('CREATE TABLE c (id int PRIMARY KEY)');
+
+sub waits
+{
+	my ($session, $name) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	return $pg->poll('SELECT count(*) = 1 FROM pg_locks WHERE NOT granted AND pid = ' . $session->pid, 't', $name);
+}
+
+sub receives
+{
+	my ($session, $name) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	my $outcome = $session->receive;
+	return unlike($outcome->{err}, qr/ERROR|FATAL/, $name);
+}
+
+$one->sql("BEGIN; SELECT kusto_capture('c', '$db', 'C', create_table => true)");
+$two->send("SELECT kusto_capture('c', '$db', 'C', create_table => true)");
+waits($two, 'two capture a table to the same target: one waits');
+$one->sql('COMMIT');
+receives($two, 'and finds the other\'s');
+is($pg->sql(q(SELECT count(*) FROM kusto.captures WHERE table_name = 'C')), 1, 'there is one capture');
+is($pg->sql(q(SELECT count(*) FROM pg_trigger WHERE tgrelid = 'c'::regclass)), 4, 'with its triggers once');
+$pg->sql('INSERT INTO c VALUES (1)');
+changes_are('C', ['insert|1'], 'and a change is sent once');
+
+# A trigger made by hand registers its capture when it fires first.
+sub by_hand
+{
+	my ($table, $target) = @_;
+	return $pg->sql(<<~"SQL");
+		CREATE TABLE $table (id int PRIMARY KEY);
+		CREATE TRIGGER by_hand AFTER INSERT ON $table REFERENCING NEW TABLE AS n FOR EACH STATEMENT
+			EXECUTE FUNCTION kusto_capture_changes('$db', '$target', 'adx', 'create_table=true');
+		SQL
+}
+
+by_hand('h', 'H');
+$two->sql('BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM c');
+$one->sql('BEGIN; INSERT INTO h VALUES (1)');
+$two->send('INSERT INTO h VALUES (2)');
+waits($two, 'two register the same capture: one waits');
+$one->sql('COMMIT');
+receives($two, 'and uses the other\'s, which is newer than its snapshot');
+$two->sql('COMMIT');
+changes_are('H', [ 'insert|1', 'insert|2' ], 'both changes are sent');
+is($pg->sql(q(SELECT count(*) FROM kusto.captures WHERE table_name = 'H')), 1, 'of one capture');
+
+by_hand('h2', 'H2');
+$one->sql('BEGIN; INSERT INTO h2 VALUES (1)');
+$two->send('INSERT INTO h2 VALUES (2)');
+waits($two, 'the same again');
+$one->sql('ROLLBACK');
+receives($two, 'but the first gives up: the other registers it');
+changes_are('H2', ['insert|2'], 'and its change is sent');
+
+$pg->sql('CREATE TABLE s (id int PRIMARY KEY)');
+capture('s', 'S');
+$pg->sql('ALTER TABLE s ADD n int');
+$one->sql('BEGIN ISOLATION LEVEL REPEATABLE READ; INSERT INTO s VALUES (1, 1)');
+$two->sql('BEGIN; INSERT INTO s VALUES (2, 2); COMMIT');
+pass('two find a new column at the same time: neither waits');
+$one->sql('COMMIT');
+is_deeply([ sort { $a cmp $b } do { $pg->sql(q(SELECT kusto_flush('120 s'))); wait_until(sub { changes('S') >= 2 }, 'rows'); changes('S') } ],
+	[ 'insert|1|1', 'insert|2|2' ], 'and both rows are sent');
+is($pg->sql(q(SELECT count(DISTINCT s.shape) FROM kusto.capture_shape s JOIN kusto.capture c ON c.id = s.capture WHERE c.table_name = 'S')),
+	2, 'with the same columns');
+
+# ---- pg_dump and restore into another database ----
+
+my $dump = $pg->node->basedir . '/dump.sql';
+$pg->sql('CREATE TABLE d (id int PRIMARY KEY, s text)');
+capture('d', 'D', q(, columns => '{id,s}'));
+$pg->sql(q(INSERT INTO d VALUES (1, 'here')));
+changes_are('D', ['insert|1|here'], 'a table that will be dumped');
+$pg->sql('CREATE DATABASE copy');
+my %copy = (dbname => 'copy');
+$pg->node->command_ok([ 'pg_dump', '--no-sync', '-d', $pg->node->connstr('postgres'), '-f', $dump ], 'pg_dump');
+$pg->node->command_ok([ 'psql', '-X', '-q', '-v', 'ON_ERROR_STOP=1', '-d', $pg->node->connstr('copy'), '-f', $dump ],
+	'restored into another database');
+is($pg->sql('SELECT count(*) FROM kusto.captures', %copy), 0, 'no capture comes along');
+$pg->sql(q(INSERT INTO d VALUES (2, 'there')), %copy);
+capture_is('d', q(concat_ws(' ', state, triggers, lag_rows, columns)), 'foreign enabled 1 {id,s}',
+	'its triggers record changes, of the capture of another database', %copy);
+is($pg->sql(q(SELECT kusto_flush('120 s')), %copy), 't', 'kusto_flush() waits for no such');
+$pg->sql(q(INSERT INTO d VALUES (2, 'here')));
+changes_are('D', [ 'insert|1|here', 'insert|2|here' ], 'nothing of them is sent');
+capture('d', 'D', q(, columns => '{id,s}'), %copy);
+is($pg->sql(q(SELECT kusto_flush('120 s')), %copy), 't', 'kusto_capture() makes it its own');
+wait_until(sub { changes('D') == 3 }, 'the row of the copy');
+is_deeply([ sort { $a cmp $b } changes('D') ], [ 'insert|1|here', 'insert|2|here', 'insert|2|there' ], 'and its changes are sent');
+capture_is('d', 'state', 'active', 'as of any other', %copy);
+
+$kusto->assert_no_violations;
+done_testing();

@@ -1,0 +1,119 @@
+# What a worker with captures costs while nothing is captured: it stays, asks Kusto for nothing, and
+# looks once every naptime. See 320_idle_worker.pl for one without.
+use strict;
+use warnings;
+
+use JSON::PP;
+use KustoCluster qw(wait_until process_status);
+use KustoLocal;
+use List::Util qw(sum);
+use Outbox;
+use POSIX ();
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+use constant IDLE_SECONDS => 20;
+use constant NAPTIME => 4;
+
+my $kusto = KustoLocal->start;
+my $pg = KustoCluster->start($kusto, conf => <<~"CONF");
+	kusto_ingest.naptime = ${\NAPTIME}s
+	kusto_ingest.worker_idle_timeout = 0
+	kusto_ingest.flush_interval = 100ms
+	autovacuum = off
+	CONF
+my $outbox = Outbox->new($pg);
+my $worker = q(SELECT pid FROM pg_stat_activity WHERE backend_type = 'kusto_ingest worker' AND datname = current_database());
+
+my @ids = map { $outbox->capture("t$_") } 1 .. 10;
+for my $id (@ids)
+{
+	$outbox->change($id, rows => 10) for 1 .. 3;
+}
+is($outbox->flush, 't', 'some history');
+$outbox->arrives($_, 'it arrives') for @ids;
+
+# Of the extension's tables and indexes: how often read, and how many entries were found.
+sub scans
+{
+	my %scans;
+	for my $line (split /\n/, $pg->sql(<<~'SQL'))
+		SELECT relname, 'seq', seq_scan FROM pg_stat_all_tables WHERE schemaname = 'kusto'
+		UNION ALL SELECT indexrelname, 'idx', idx_scan FROM pg_stat_all_indexes WHERE schemaname = 'kusto'
+		SQL
+	{
+		my ($relation, $what, $count) = split /\|/, $line;
+		$scans{$what}{$relation} = $count || 0;
+	}
+	return \%scans;
+}
+
+sub difference
+{
+	my ($before, $after, $what) = @_;
+	my %more = map { $_ => $after->{$what}{$_} - ($before->{$what}{$_} // 0) } keys %{ $after->{$what} };
+	delete $more{$_} for grep { $more{$_} == 0 } keys %more;
+	return \%more;
+}
+
+# CPU time in milliseconds and context switches of a process.
+sub usage
+{
+	my ($pid) = @_;
+	my ($after_name) = slurp_file("/proc/$pid/stat") =~ /\) (.*)/s;
+	my @fields = split ' ', $after_name;
+	my %status = slurp_file("/proc/$pid/status") =~ /^(\w+):\s+(\d+)/mg;
+	return {
+		cpu => ($fields[11] + $fields[12]) * 1000 / POSIX::sysconf(POSIX::_SC_CLK_TCK()),
+		switches => $status{voluntary_ctxt_switches} + $status{nonvoluntary_ctxt_switches},
+	};
+}
+
+my $pid = $pg->sql($worker);
+like($pid, qr/^\d+$/, 'a worker is there');
+# It tries a few more times to truncate the ring, at the end of a naptime each.
+my $switches = 0;
+wait_until(sub {
+	my $now = usage($pid)->{switches};
+	my $rest = $now - $switches <= 2 * (NAPTIME + 1);
+	$switches = $now;
+	select undef, undef, undef, NAPTIME + 1;
+	return $rest;
+}, 'the worker comes to rest');
+
+my $requests = () = $kusto->log;
+my ($scans, $usage) = (scans(), usage($pid));
+select undef, undef, undef, IDLE_SECONDS;
+my ($later, $used) = (scans(), usage($pid));
+
+is($pg->sql($worker), $pid, 'idle: it is still there, for as long as there are captures');
+my $more = () = $kusto->log;
+is($more, $requests, 'idle: no request');
+is_deeply(difference($scans, $later, 'seq'), {}, 'idle: no table is read as a whole');
+my $idx = difference($scans, $later, 'idx');
+my $naps = IDLE_SECONDS / NAPTIME;
+my $list = delete $idx->{capture_pkey};
+cmp_ok($list, '<=', $naps + 1, 'idle: the list of captures is read once every naptime');
+cmp_ok($list, '>=', $naps - 1, 'idle: and is read');
+my $probes = sum map { $idx->{"outbox_${_}_batch"} // 0 } 0 .. 2;
+cmp_ok($probes, '<=', 3 * @ids * ($naps + 1), 'idle: with a probe of each table of the ring for each');
+delete @$idx{ map { "outbox_${_}_batch" } 0 .. 2 };
+like(join(',', sort keys %$idx), qr/^(?:operation_jobs,)?operation_open$/, 'idle: besides, the indexes of what is open are asked') or diag explain $idx;
+my $cpu = $used->{cpu} - $usage->{cpu};
+$switches = $used->{switches} - $usage->{switches};
+note "idle: $cpu ms of CPU time, $switches context switches in ${\IDLE_SECONDS} s";
+cmp_ok($cpu, '<=', 50, 'idle: no CPU time to speak of');
+cmp_ok($switches, '<=', 3 * IDLE_SECONDS, 'idle: it wakes rarely');
+
+# Without captures it goes.
+$pg->sql('DROP TABLE ' . join ', ', map { "t$_" } 1 .. 10);
+$pg->poll("SELECT count(*) = 0 FROM pg_stat_activity WHERE pid = $pid", 't', 'when the tables are dropped, it ends for want of work');
+
+# A database that has captures gets its worker from whoever writes to a captured table or calls kusto_flush.
+my $id = $outbox->capture('late');
+$outbox->change($id);
+is($outbox->flush, 't', 'kusto_flush starts one');
+$outbox->arrives($id, 'which sends');
+
+$kusto->assert_no_violations;
+done_testing();
