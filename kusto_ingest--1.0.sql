@@ -213,10 +213,10 @@ CREATE TABLE kusto.outbox_0 (
 	capture integer NOT NULL,
 	rows integer NOT NULL,
 	data bytea NOT NULL
-) WITH (autovacuum_enabled = false, toast.autovacuum_enabled = false, toast_tuple_target = 8160);
+) USING heap WITH (autovacuum_enabled = false, toast.autovacuum_enabled = false, toast_tuple_target = 8160);
 ALTER TABLE kusto.outbox_0 ALTER COLUMN data SET STORAGE EXTERNAL;
 COMMENT ON TABLE kusto.outbox_0 IS 'row changes that are to be sent to Kusto, as CSV; one of three tables that are written in turn';
-CREATE INDEX outbox_0_batch ON kusto.outbox_0 (capture, txid, seq);
+CREATE INDEX outbox_0_batch ON kusto.outbox_0 (capture, txid, seq) WITH (deduplicate_items = off);
 COMMENT ON INDEX kusto.outbox_0_batch IS 'what a capture has to send that was not visible at its last batch';
 
 CREATE TABLE kusto.outbox_1 (
@@ -227,10 +227,10 @@ CREATE TABLE kusto.outbox_1 (
 	capture integer NOT NULL,
 	rows integer NOT NULL,
 	data bytea NOT NULL
-) WITH (autovacuum_enabled = false, toast.autovacuum_enabled = false, toast_tuple_target = 8160);
+) USING heap WITH (autovacuum_enabled = false, toast.autovacuum_enabled = false, toast_tuple_target = 8160);
 ALTER TABLE kusto.outbox_1 ALTER COLUMN data SET STORAGE EXTERNAL;
 COMMENT ON TABLE kusto.outbox_1 IS 'row changes that are to be sent to Kusto, as CSV; one of three tables that are written in turn';
-CREATE INDEX outbox_1_batch ON kusto.outbox_1 (capture, txid, seq);
+CREATE INDEX outbox_1_batch ON kusto.outbox_1 (capture, txid, seq) WITH (deduplicate_items = off);
 COMMENT ON INDEX kusto.outbox_1_batch IS 'what a capture has to send that was not visible at its last batch';
 
 CREATE TABLE kusto.outbox_2 (
@@ -241,10 +241,10 @@ CREATE TABLE kusto.outbox_2 (
 	capture integer NOT NULL,
 	rows integer NOT NULL,
 	data bytea NOT NULL
-) WITH (autovacuum_enabled = false, toast.autovacuum_enabled = false, toast_tuple_target = 8160);
+) USING heap WITH (autovacuum_enabled = false, toast.autovacuum_enabled = false, toast_tuple_target = 8160);
 ALTER TABLE kusto.outbox_2 ALTER COLUMN data SET STORAGE EXTERNAL;
 COMMENT ON TABLE kusto.outbox_2 IS 'row changes that are to be sent to Kusto, as CSV; one of three tables that are written in turn';
-CREATE INDEX outbox_2_batch ON kusto.outbox_2 (capture, txid, seq);
+CREATE INDEX outbox_2_batch ON kusto.outbox_2 (capture, txid, seq) WITH (deduplicate_items = off);
 COMMENT ON INDEX kusto.outbox_2_batch IS 'what a capture has to send that was not visible at its last batch';
 
 CREATE TABLE kusto.dead_letter (
@@ -270,6 +270,54 @@ CREATE TABLE kusto.dead_letter (
 ALTER TABLE kusto.dead_letter ALTER COLUMN data SET STORAGE EXTERNAL;
 COMMENT ON TABLE kusto.dead_letter IS 'row changes that Kusto has refused; read the view kusto.dead_letters instead';
 COMMENT ON COLUMN kusto.dead_letter.data IS 'CSV';
+
+-- A publication FOR ALL TABLES has these tables, too.  What the publisher records
+-- here is the publisher's to do: a subscriber that has the extension does not take
+-- it.  src/pg/functions_replication.c knows what is applied from what a session
+-- with session_replication_role = replica does.
+CREATE FUNCTION kusto.ignore_replicated()
+RETURNS trigger
+AS 'MODULE_PATHNAME', 'kusto_ignore_replicated'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION kusto.ignore_replicated() IS 'trigger: leave out what logical replication would apply';
+REVOKE ALL ON FUNCTION kusto.ignore_replicated() FROM PUBLIC;
+
+CREATE TRIGGER ignore_replicated BEFORE INSERT OR UPDATE OR DELETE ON kusto.operation
+	FOR EACH ROW EXECUTE FUNCTION kusto.ignore_replicated();
+ALTER TABLE kusto.operation ENABLE REPLICA TRIGGER ignore_replicated;
+CREATE TRIGGER ignore_replicated BEFORE INSERT OR UPDATE OR DELETE ON kusto.blob
+	FOR EACH ROW EXECUTE FUNCTION kusto.ignore_replicated();
+ALTER TABLE kusto.blob ENABLE REPLICA TRIGGER ignore_replicated;
+CREATE TRIGGER ignore_replicated BEFORE INSERT OR UPDATE OR DELETE ON kusto.worker
+	FOR EACH ROW EXECUTE FUNCTION kusto.ignore_replicated();
+ALTER TABLE kusto.worker ENABLE REPLICA TRIGGER ignore_replicated;
+CREATE TRIGGER ignore_replicated BEFORE INSERT OR UPDATE OR DELETE ON kusto.capture
+	FOR EACH ROW EXECUTE FUNCTION kusto.ignore_replicated();
+ALTER TABLE kusto.capture ENABLE REPLICA TRIGGER ignore_replicated;
+CREATE TRIGGER ignore_replicated BEFORE INSERT OR UPDATE OR DELETE ON kusto.capture_shape
+	FOR EACH ROW EXECUTE FUNCTION kusto.ignore_replicated();
+ALTER TABLE kusto.capture_shape ENABLE REPLICA TRIGGER ignore_replicated;
+CREATE TRIGGER ignore_replicated BEFORE INSERT OR UPDATE OR DELETE ON kusto.outbox_0
+	FOR EACH ROW EXECUTE FUNCTION kusto.ignore_replicated();
+ALTER TABLE kusto.outbox_0 ENABLE REPLICA TRIGGER ignore_replicated;
+CREATE TRIGGER ignore_replicated BEFORE INSERT OR UPDATE OR DELETE ON kusto.outbox_1
+	FOR EACH ROW EXECUTE FUNCTION kusto.ignore_replicated();
+ALTER TABLE kusto.outbox_1 ENABLE REPLICA TRIGGER ignore_replicated;
+CREATE TRIGGER ignore_replicated BEFORE INSERT OR UPDATE OR DELETE ON kusto.outbox_2
+	FOR EACH ROW EXECUTE FUNCTION kusto.ignore_replicated();
+ALTER TABLE kusto.outbox_2 ENABLE REPLICA TRIGGER ignore_replicated;
+CREATE TRIGGER ignore_replicated BEFORE INSERT OR UPDATE OR DELETE ON kusto.dead_letter
+	FOR EACH ROW EXECUTE FUNCTION kusto.ignore_replicated();
+ALTER TABLE kusto.dead_letter ENABLE REPLICA TRIGGER ignore_replicated;
+COMMENT ON TRIGGER ignore_replicated ON kusto.operation IS 'what a publisher has recorded is not for this database to do';
+COMMENT ON TRIGGER ignore_replicated ON kusto.blob IS 'what a publisher has recorded is not for this database to do';
+COMMENT ON TRIGGER ignore_replicated ON kusto.worker IS 'what a publisher has recorded is not for this database to do';
+COMMENT ON TRIGGER ignore_replicated ON kusto.capture IS 'what a publisher has recorded is not for this database to do';
+COMMENT ON TRIGGER ignore_replicated ON kusto.capture_shape IS 'what a publisher has recorded is not for this database to do';
+COMMENT ON TRIGGER ignore_replicated ON kusto.outbox_0 IS 'what a publisher has recorded is not for this database to do';
+COMMENT ON TRIGGER ignore_replicated ON kusto.outbox_1 IS 'what a publisher has recorded is not for this database to do';
+COMMENT ON TRIGGER ignore_replicated ON kusto.outbox_2 IS 'what a publisher has recorded is not for this database to do';
+COMMENT ON TRIGGER ignore_replicated ON kusto.dead_letter IS 'what a publisher has recorded is not for this database to do';
 
 -- A reader sees the operations of the roles that it is a member of; monitoring
 -- roles see all, but neither the query of others nor what a query that failed
@@ -582,26 +630,26 @@ CREATE VIEW kusto.captures WITH (security_barrier) AS
 			ELSE 'partly disabled'
 		END AS triggers,
 		CASE WHEN i.foreign_ THEN 'foreign'
-			WHEN m.mark ->> 'snapshot' IS NULL AND c.snapshot_operation IS NOT NULL THEN 'waiting for snapshot'
+			WHEN m.mark ->> text 'snapshot' IS NULL AND c.snapshot_operation IS NOT NULL THEN 'waiting for snapshot'
 			WHEN n.accepted = false THEN 'waiting for columns'
-			WHEN m.mark ->> 'error_message' IS NOT NULL THEN 'failing'
+			WHEN m.mark ->> text 'error_message' IS NOT NULL THEN 'failing'
 			WHEN c.ended_at IS NOT NULL OR r.oid IS NULL THEN 'ending'
 			ELSE 'active'
 		END AS state,
 		coalesce(l.rows, bigint '0') AS lag_rows,
 		coalesce(l.bytes, bigint '0') AS lag_bytes,
 		pg_catalog.clock_timestamp() - l.oldest AS lag,
-		(m.mark ->> 'batch_at')::timestamptz AS last_batch_at,
-		(m.mark ->> 'batch_rows')::bigint AS last_batch_rows,
-		m.mark ->> 'batch_mode' AS last_batch_mode,
-		(m.mark ->> 'batch_operation')::uuid AS last_batch_operation,
-		coalesce((m.mark ->> 'rows')::bigint, bigint '0') AS sent_rows,
-		coalesce((m.mark ->> 'bytes')::bigint, bigint '0') AS sent_bytes,
-		m.mark ->> 'error_code' AS last_error_code,
-		m.mark ->> 'error_message' AS last_error,
-		m.mark ->> 'details' AS last_error_details,
-		m.mark ->> 'hint' AS last_error_hint,
-		(m.mark ->> 'error_at')::timestamptz AS last_error_at,
+		(m.mark ->> text 'batch_at')::timestamptz AS last_batch_at,
+		(m.mark ->> text 'batch_rows')::bigint AS last_batch_rows,
+		m.mark ->> text 'batch_mode' AS last_batch_mode,
+		(m.mark ->> text 'batch_operation')::uuid AS last_batch_operation,
+		coalesce((m.mark ->> text 'rows')::bigint, bigint '0') AS sent_rows,
+		coalesce((m.mark ->> text 'bytes')::bigint, bigint '0') AS sent_bytes,
+		m.mark ->> text 'error_code' AS last_error_code,
+		m.mark ->> text 'error_message' AS last_error,
+		m.mark ->> text 'details' AS last_error_details,
+		m.mark ->> text 'hint' AS last_error_hint,
+		(m.mark ->> text 'error_at')::timestamptz AS last_error_at,
 		c.snapshot_operation, c.created_at, c.ended_at
 	FROM kusto.capture c
 		CROSS JOIN LATERAL (
@@ -660,10 +708,10 @@ CREATE VIEW kusto.captures WITH (security_barrier) AS
 			LIMIT 1) m ON true
 		-- OFFSET has it read once, and not for each chunk.
 		LEFT JOIN LATERAL (
-			SELECT (m.mark ->> 'snapshot')::pg_snapshot AS sent,
-				(m.mark ->> 'current')::pg_snapshot AS begun,
-				(m.mark ->> 'after_txid')::xid8 AS after_txid,
-				(m.mark ->> 'after_seq')::bigint AS after_seq
+			SELECT (m.mark ->> text 'snapshot')::pg_snapshot AS sent,
+				(m.mark ->> text 'current')::pg_snapshot AS begun,
+				(m.mark ->> text 'after_txid')::xid8 AS after_txid,
+				(m.mark ->> text 'after_seq')::bigint AS after_seq
 			OFFSET 0) p ON true
 		CROSS JOIN LATERAL (
 			SELECT sum(o.rows::bigint)::bigint AS rows,

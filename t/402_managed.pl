@@ -51,6 +51,7 @@ my $about_data = 'Bad streaming ingestion request to db.T : The input stream is 
 
 # fault: for every streaming request, or so many of them (times). prepare: before the call.
 # ends: streamed, queued, or what the error is like. requests: how many the service sees.
+# why: what the notice says of it.
 # again: requests of the next call of the session once the fault is over: none when the refusal is
 # remembered.
 my @rows = (
@@ -61,26 +62,26 @@ my @rows = (
 	{ name => 'more than 4 MB', query => q(SELECT repeat('x', 1000) AS t FROM generate_series(1, 4200)), columns => 't:string',
 		rows => [ map { ['x' x 1000] } 1 .. 4200 ], ends => 'queued', requests => 0 },
 	{ name => '413', prepare => sub { $kusto->config(streaming_limit => 20) }, repair => sub { $kusto->config(streaming_limit => 4 * 1024 * 1024) },
-		ends => 'queued', requests => 1, again => 1 },
+		ends => 'queued', why => qr/It was not streamed: .*too large for streaming ingestion/, requests => 1, again => 1 },
 	{ name => '413 of a gateway', fault => { status => 413, body => '<html>Request Entity Too Large</html>' }, ends => 'queued', requests => 1, again => 1 },
 	{ name => '400, too large by its type', fault => answer(400, 'BadRequest', 'KustoRequestPayloadTooLargeException', 'no', 1),
 		ends => 'queued', requests => 1, again => 1 },
 	{ name => '404, the table has no policy', prepare => sub { policy($_[0], 'disable') }, repair => sub { policy($_[0], 'enable') },
-		ends => 'queued', requests => 1, again => 0 },
+		ends => 'queued', why => qr/It was not streamed: .*streaming ingestion is not enabled for the table/, requests => 1, again => 0 },
 	{ name => '404, streaming is off', prepare => sub { $kusto->config(streaming => $false) }, repair => sub { $kusto->config(streaming => $true) },
 		ends => 'queued', requests => 1, again => 0 },
-	{ name => '404, nothing said', fault => { status => 404 }, ends => 'queued', requests => 1, again => 0 },
+	{ name => '404, nothing said', fault => { status => 404 }, ends => 'queued', why => qr/It was not streamed: .*no streaming ingestion at that URL/, requests => 1, again => 0 },
 	{ name => '400, disabled by its code', fault => answer(400, 'BadRequest_StreamingIngestionFunctionalityDisabled', 'X', 'no', 1),
 		ends => 'queued', requests => 1, again => 0 },
 	{ name => '400, disabled in words', fault => answer(400, 'BadRequest', 'StreamingIngestionRequestException', $disabled, 1),
 		ends => 'queued', requests => 1, again => 0 },
 	{ name => 'an update policy that does not go with it',
-		fault => answer(400, 'UpdatePolicy_Transactional_Not_Allowed_In_Streaming_Ingestion', 'X', 'no', 1), ends => 'queued', requests => 1, again => 0 },
+		fault => answer(400, 'UpdatePolicy_Transactional_Not_Allowed_In_Streaming_Ingestion', 'X', 'no', 1), ends => 'queued', why => qr/It was not streamed: .*update policy does not allow streaming/, requests => 1, again => 0 },
 
 	# three tries
 	{ name => '429 once', fault => { status => 429 }, times => 1, ends => 'streamed', requests => 2 },
 	{ name => '429 twice', fault => answer(429, 'Throttled', 'KustoRequestThrottledException', 'busy', 1), times => 2, ends => 'streamed', requests => 3 },
-	{ name => '429 for ever', fault => answer(429, 'Throttled', 'KustoRequestThrottledException', 'busy', 0), ends => 'queued', requests => 3, again => 0 },
+	{ name => '429 for ever', fault => answer(429, 'Throttled', 'KustoRequestThrottledException', 'busy', 0), ends => 'queued', why => qr/It was not streamed: .*the cluster is too busy/, requests => 3, again => 0 },
 	{ name => '400, throttled by its type', fault => answer(400, 'BadRequest', 'KustoRequestThrottledException', 'busy', 1),
 		ends => 'queued', requests => 3, again => 0 },
 	{ name => '429, Retry-After a second', fault => { status => 429, headers => { 'Retry-After' => '1' } }, times => 1,
@@ -90,7 +91,7 @@ my @rows = (
 	{ name => '500 once', fault => { status => 500 }, times => 1, ends => 'streamed', requests => 2 },
 	{ name => '500 for ever', fault => answer(500, 'General_InternalServerError', 'InternalServerError', 'oops', 0), ends => 'queued', doubtful => 1,
 		requests => 3, again => 1 },
-	{ name => '503 for ever', fault => { status => 503, body => '<html>busy</html>' }, ends => 'queued', requests => 3, again => 1 },
+	{ name => '503 for ever', fault => { status => 503, body => '<html>busy</html>' }, ends => 'queued', why => qr/It was not streamed: .*Kusto failed/, requests => 3, again => 1 },
 	{ name => '504 for ever', fault => { status => 504 }, ends => 'queued', doubtful => 1, requests => 3, again => 1 },
 	{ name => '400 that may pass', fault => answer(400, 'General_X', 'X', 'later', 0), ends => 'queued', requests => 3, again => 1 },
 	{ name => '400 whose code may pass', fault => answer(400, 'General_InternalServerError', 'X', 'later'), times => 1, ends => 'streamed', requests => 2 },
@@ -99,9 +100,9 @@ my @rows = (
 	{ name => 'a lost answer', fault => { lose_reply => $true }, times => 1, ends => 'streamed', requests => 2, copies => 2 },
 	{ name => 'lost answers', fault => { lose_reply => $true }, ends => 'queued', doubtful => 1, lost => 1, again => 1 },
 	{ name => 'resets', fault => { reset => $true }, ends => 'queued', doubtful => undef, requests => [ 3, 4 ], again => 1 },
-	{ name => 'no answer in time', fault => { blackhole => $true }, settings => q(SET kusto_ingest.request_timeout = '1s'), ends => 'queued', doubtful => 1,
+	{ name => 'no answer in time', fault => { blackhole => $true }, settings => q(SET kusto_ingest.request_timeout = '1s'), ends => 'queued', why => qr/It was not streamed: .*no answer in time/, doubtful => 1,
 		requests => 1, again => 1, at_most => 10 },
-	{ name => 'an engine that is down', prepare => sub { $kusto->down(['engine']) }, repair => sub { $kusto->up }, ends => 'queued', requests => 0, again => 1 },
+	{ name => 'an engine that is down', prepare => sub { $kusto->down(['engine']) }, repair => sub { $kusto->up }, ends => 'queued', why => qr/It was not streamed: .*could not connect/, requests => 0, again => 1 },
 
 	# identity
 	{ name => 'a token that is no longer good', fault => { revoke_tokens => $true }, times => 1, ends => 'streamed', requests => 2 },
@@ -117,9 +118,9 @@ my @rows = (
 
 	# the data
 	{ name => 'data that cannot be read', fault => answer(400, 'BadRequest', 'StreamingIngestionRequestException', $about_data, 1),
-		ends => { detail => qr/empty after processing/ }, requests => 1 },
+		ends => { message => qr/Kusto cannot take the data/, detail => qr/empty after processing/ }, requests => 1 },
 	{ name => 'a wrong number of fields, permanent not said', fault => answer(400, 'Stream_WrongNumberOfFields', 'X', 'fields'),
-		ends => { detail => qr/Stream_WrongNumberOfFields/ }, requests => 1 },
+		ends => { message => qr/Kusto cannot take the data/, detail => qr/Stream_WrongNumberOfFields/ }, requests => 1 },
 
 	# whatever else is permanent
 	{ name => 'an unknown permanent 400', fault => answer(400, 'Whatever', 'X', 'odd', 1), ends => { detail => qr/odd/ }, requests => 1 },
@@ -165,7 +166,7 @@ sub lands
 
 	is_deeply([ @$operation{qw(mode blobs rows)} ], [ 'managed', $queued ? 1 : 0, scalar @{ $row->{rows} // \@landed } ], "$name: $row->{ends}");
 	$pg->rows_are($table, [ map { @{ $row->{rows} // \@landed } } 1 .. $copies ], "$name: the rows, $copies of each");
-	like($said, $queued ? qr/1 blob is sent/ : qr/The data are in Kusto now/, "$name: so says the notice");
+	like($said, $queued ? $row->{why} // qr/1 blob is sent/ : qr/The data are in Kusto now/, "$name: so says the notice");
 	is($said =~ /Kusto may have ingested the data all the same/ ? 1 : 0, $row->{doubtful} ? 1 : 0, "$name: in doubt or not")
 	  unless exists $row->{doubtful} && !defined $row->{doubtful};
 	return;

@@ -295,6 +295,18 @@ $two->sql('COMMIT');
 changes_are('H', [ 'insert|1', 'insert|2' ], 'both changes are sent');
 is($pg->sql(q(SELECT count(*) FROM kusto.captures WHERE table_name = 'H')), 1, 'of one capture');
 
+$pg->sql('CREATE TABLE n (id int PRIMARY KEY)');
+$two->sql('BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM c');
+capture('n', 'N');
+$pg->sql('ALTER TABLE n ADD m int');
+$two->sql('INSERT INTO n VALUES (1, 2)');
+pass('new columns of a capture that is newer than the snapshot');
+$two->sql("SELECT kusto_capture('n', '$db', 'N', create_table => true, events => '{insert}')");
+$two->sql('COMMIT');
+is($pg->sql(q(SELECT count(*) FROM pg_trigger WHERE tgrelid = 'n'::regclass)), 1, 'which kusto_capture() finds, and its triggers');
+changes_are('N', ['insert|1|2'], 'the change is sent');
+is($pg->sql(q(SELECT count(*) FROM kusto.captures WHERE table_name = 'N')), 1, 'of one capture');
+
 by_hand('h2', 'H2');
 $one->sql('BEGIN; INSERT INTO h2 VALUES (1)');
 $two->send('INSERT INTO h2 VALUES (2)');
@@ -334,6 +346,8 @@ capture_is('d', q(concat_ws(' ', state, triggers, lag_rows, columns)), 'foreign 
 is($pg->sql(q(SELECT kusto_flush('120 s')), %copy), 't', 'kusto_flush() waits for no such');
 $pg->sql(q(INSERT INTO d VALUES (2, 'here')));
 changes_are('D', [ 'insert|1|here', 'insert|2|here' ], 'nothing of them is sent');
+is($pg->sql(q(BEGIN; SELECT kusto_uncapture('d'); SELECT count(*) FROM kusto.captures WHERE table_name = 'D'; ROLLBACK), %copy),
+	"\n0", 'kusto_uncapture() gives them up at once');
 capture('d', 'D', q(, columns => '{id,s}'), %copy);
 is($pg->sql(q(SELECT kusto_flush('120 s')), %copy), 't', 'kusto_capture() makes it its own');
 wait_until(sub { changes('D') == 3 }, 'the row of the copy');

@@ -99,6 +99,20 @@ sub log_count
 	$outbox->arrives($id, 'COMMIT PREPARED is found', unordered => 1);
 }
 
+# What kusto_flush speaks of is what had committed before the call.
+{
+	my $id = $outbox->capture('flushed');
+	my $session = $pg->session;
+	$session->sql('BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1');
+	$outbox->change($id, rows => 2);
+	is($session->sql('SELECT kusto_flush()'), 't', 'also under REPEATABLE READ');
+	is($outbox->count($id), 2, 'what has committed since the snapshot was taken is sent');
+	is($session->sql($outbox->statement($id) . '; SELECT kusto_flush()'), "\nt", 'its own rows are not waited for');
+	$session->sql('COMMIT');
+	$outbox->arrives($id, 'they go after the commit');
+	$session->quit;
+}
+
 # ---- waiting for others ----
 
 {
@@ -116,7 +130,7 @@ sub log_count
 	$outbox->arrives($id, 'all of them');
 	$session->quit;
 
-	$outbox->change($id, rows => 1000, text => 'x' x 2000) for 1 .. 3;
+	$pg->sql('BEGIN; ' . join('; ', map { $outbox->statement($id, rows => 1000, text => 'x' x 2000) } 1 .. 3) . '; COMMIT');
 	$outbox->arrives($id, 'nor do they wait when there are enough for a batch', unordered => 1);
 
 	set_interval('2s');
@@ -195,6 +209,26 @@ sub log_count
 	is(log_count(qr/row changes of "bad" for table "Bad" of server "other" are sent again/), 1, 'and the end of it');
 }
 
+# Nor is one held up by many others whose service says nothing at all.
+{
+	my @silent = map { $outbox->capture("silent$_", server => 'other', service => $other) } 1 .. 20;
+	my $good = $outbox->capture('prompt');
+	$other->fault({ service => 'engine', path => '/ingest/' }, { blackhole => JSON::PP::true }, times => -1);
+	$outbox->change($_) for @silent;
+	wait_until(sub { $other->fired > 0 }, 'requests stall');
+	my ($seconds) = elapsed(sub {
+		$outbox->change($good);
+		$outbox->arrives($good, 'a capture whose service answers');
+	});
+	cmp_ok($seconds, '<', 5, 'is not held up by twenty whose service does not');
+	my ($post) = elapsed(sub { $pg->succeeds($pg->ingest('SELECT 1 AS a', 'Prompt2', create_table => 'true', server => q('adx'))) });
+	cmp_ok($post, '<', 10, 'nor is an export');
+	my ($end) = elapsed(sub { $pg->forget_worker });
+	cmp_ok($end, '<', 5, 'and the worker can be terminated');
+	$other->clear_faults;
+	$outbox->arrives($_, 'they arrive when it answers again', unordered => 1) for @silent;
+}
+
 # What the service forbids is not given up.
 {
 	my $id = $outbox->capture('forbidden');
@@ -250,9 +284,14 @@ sub log_count
 	my $mark = $outbox->mark_is($id, error_message => qr/^the columns of table "unaccepted" have changed$/, 'new columns wait');
 	is($outbox->count($id), 2, 'what was before them has gone');
 	like($mark->{hint}, qr/\.create-merge table .*Unaccepted.*n.*int/, 'with the command to run');
+	# By then it would be tried again after 8 s at the earliest.
+	is($outbox->flush('6 s'), 'f', 'kusto_flush has them tried again, in vain');
 	$kusto->command($db, ".create-merge table ['Unaccepted'] (n:int)");
-	$pg->sql("UPDATE kusto.capture_shape SET accepted = true WHERE capture = $id");
-	$outbox->arrives($id, 'until somebody says that the table has them');
+	my ($seconds) = elapsed(sub {
+		$pg->sql("UPDATE kusto.capture_shape SET accepted = true WHERE capture = $id");
+		$outbox->arrives($id, 'until somebody says that the table has them');
+	});
+	cmp_ok($seconds, '<', 5, 'then they go at once');
 }
 
 # ---- beginnings and ends ----
@@ -274,7 +313,7 @@ sub log_count
 	my $id = $outbox->capture('ended');
 	$pg->sql('BEGIN; ' . $outbox->statement($id, rows => 3) . "; UPDATE kusto.capture SET ended_at = now() WHERE id = $id; COMMIT");
 	$outbox->arrives($id, 'what was captured before the end is sent');
-	$pg->poll("SELECT count(*) = 0 FROM kusto.capture WHERE id = $id", 't', 'then the capture is forgotten');
+	$pg->poll("SELECT count(*) = 0 FROM kusto.capture WHERE id = $id AND forgotten_at IS NULL", 't', 'then the capture is forgotten');
 
 	my $dropped = $outbox->capture('dropped');
 	$pg->sql('BEGIN; ' . $outbox->statement($dropped, rows => 3) . '; DROP TABLE dropped; COMMIT');

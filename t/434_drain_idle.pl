@@ -115,5 +115,24 @@ $outbox->change($id);
 is($outbox->flush, 't', 'kusto_flush starts one');
 $outbox->arrives($id, 'which sends');
 
+# With the library preloaded nobody needs to do anything after a crash of the server.
+{
+	my $launched = KustoCluster->start($kusto, name => 'launched', conf => <<~'CONF');
+		shared_preload_libraries = 'kusto_ingest'
+		kusto_ingest.naptime = 1h
+		kusto_ingest.worker_idle_timeout = 0
+		CONF
+	my $ring = Outbox->new($launched);
+	$id = $ring->capture('launched');
+	$ring->change($id, rows => 5);
+	$launched->node->stop('immediate');
+	$launched->node->start;
+	$ring->arrives($id, 'after a crash the launcher starts a worker, which sends');
+	$pid = $launched->sql($worker);
+	$ring->change($id);
+	is($ring->flush, 't', 'and it goes on');
+	is($launched->sql($worker), $pid, 'being the same');
+}
+
 $kusto->assert_no_violations;
 done_testing();

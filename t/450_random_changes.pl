@@ -27,6 +27,7 @@ my $pg = KustoCluster->start($kusto, conf => <<~"CONF");
 	timezone = 'UTC'
 	kusto_ingest.flush_interval = ${interval}ms
 	kusto_ingest.repost_after = 1s
+	kusto_ingest.status_timeout = 15s
 	$preload
 	CONF
 my $load = ChangeLoad->new($pg, seed => $seed, sessions => 8, rounds => 8, transactions => 45);
@@ -70,12 +71,11 @@ for my $table (grep { $_ ne 'late' } @tables)
 
 # ---- accidents ----
 
-# While the server is down nothing can be asked.
+# Who waits for a lock here ends no prepared transaction that holds it.
 sub attempt
 {
 	my ($sql) = @_;
-	my ($status, $out) = $pg->node->psql('postgres', $sql);
-	return $status == 0 ? $out : undef;
+	return $load->attempt("SET lock_timeout = '300ms'; $sql");
 }
 
 sub worker_pid
@@ -101,7 +101,7 @@ sub streaming_fails
 sub with_lock
 {
 	my ($sql) = @_;
-	wait_until(sub { $load->resolve(1); defined attempt("SET lock_timeout = '1s'; $sql") }, $sql);
+	wait_until(sub { $load->resolve(1); defined attempt($sql) }, $sql);
 	return;
 }
 
@@ -120,7 +120,7 @@ my @accidents = (
 	[ sub { streaming_fails({ reset => $true }, 3) } ],
 	[ sub { $kusto->fault({ service => 'queue', method => 'POST' }, { lose_reply => $true }, times => 2) } ],
 	[ sub { $kusto->fault({ service => 'blob', method => 'PUT' }, { status => 503 }, times => 3) } ],
-	[ sub { $kusto->revoke_tokens; $kusto->end_sas } ],
+	[ sub { $kusto->revoke_tokens('bearer') } ],
 	[ sub { $kusto->config(streaming => $false) }, sub { $kusto->config(streaming => $true) } ],
 	[ sub { $kusto->down(['storage']) }, sub { $kusto->up } ],
 	[ sub { $kusto->down(['service']) }, sub { $kusto->up } ],
@@ -149,7 +149,8 @@ sub accidents
 		$begin->();
 		push @ends, $end if $end;
 	}
-	attempt("UPDATE $_ SET more = DEFAULT, tag = 'more' WHERE id % 10 = 3") for qw(plain parted olds bare);
+	my $table = (qw(plain parted olds bare))[ rand 4 ];
+	attempt("UPDATE $table SET more = 7, tag = 'more' WHERE id % 10 = ${\int rand 10}");
 	return;
 }
 
@@ -166,8 +167,10 @@ note explain $load->errors;
 $kusto->clear_faults;
 is($pg->sql(q(SELECT kusto_flush('60 s'))), 't', 'all changes are streamed or staged')
   or diag $pg->sql('SELECT * FROM kusto.captures');
-$pg->poll(q(SELECT bool_and(state = 'succeeded') IS NOT FALSE FROM kusto.operations WHERE source = 'capture'), 't', 'what was staged has landed')
-  or diag $pg->sql(q(SELECT * FROM kusto.operations WHERE state <> 'succeeded'));
+$pg->poll(q(SELECT count(*) = 0 FROM kusto.operations WHERE finished_at IS NULL), 't', 'what was staged has come to its end');
+# Whether a message whose reply was lost has done its work is not always to be known; the rows will tell.
+is($pg->sql(q(SELECT string_agg(concat_ws(' ', table_name, source, state, error_message, details), ', ') FROM kusto.operations WHERE state NOT IN ('succeeded', 'unknown'))),
+	'', 'nothing of it has failed');
 $kusto->settle;
 is($pg->sql('SELECT count(*) FROM kusto.dead_letters'), 0, 'nothing was given up');
 is($pg->sql(q(SELECT string_agg(concat_ws(' ', table_name, state, lag_rows, last_error), ', ') FROM kusto.captures WHERE state <> 'active' OR lag_rows <> 0 OR last_error IS NOT NULL)),
@@ -188,7 +191,7 @@ for my $table (@tables)
 		{ map { $_ => $kusto_type{ ChangeLoad->type($table, $_) } } ChangeLoad->columns($table) }, "$table: the columns' types");
 	my @problems = $replay->problems($table, history => "${table}_history", key => [ ChangeLoad->key($table) ],
 		old_values => $table eq 'olds', snapshot => $table eq 'late');
-	is_deeply(\@problems, [], "$table: the history is right");
+	is_deeply(\@problems, [], "$table: the history is right") or diag explain \@problems;
 	$replay->fetch("${table}_raw", "k_$table");
 	my ($times, $different) = $replay->repetitions("${table}_raw");
 	is($different, 0, "$table: what came repeatedly came alike");
@@ -207,8 +210,10 @@ my @mutations = (
 	[ 'a change that is missing', 'DELETE FROM replay.H WHERE _seq = (SELECT max(_seq) FROM replay.H WHERE _op = %1$s)' ],
 	[ 'a change that has not happened', 'INSERT INTO replay.H SELECT * FROM replay.H WHERE _seq = (SELECT max(_seq) FROM replay.H WHERE _op = %1$s)' ],
 	[ 'two changes of a row in the wrong order', q(
-		WITH two AS (SELECT _seq, lead(_seq) OVER (PARTITION BY id ORDER BY _seq) AS next, _op, lead(_op) OVER (PARTITION BY id ORDER BY _seq) AS next_op FROM replay.H),
-		pair AS (SELECT * FROM two WHERE _op <> 'truncate' AND next_op = %1$s ORDER BY _seq LIMIT 1)
+		WITH history AS (SELECT _seq, _op, id, count(*) FILTER (WHERE _op = 'truncate') OVER (ORDER BY _seq) AS epoch FROM replay.H),
+		two AS (SELECT _seq, lead(_seq) OVER same AS next, lead(_op) OVER same AS next_op FROM history
+			WHERE _op <> 'truncate' WINDOW same AS (PARTITION BY epoch, id ORDER BY _seq)),
+		pair AS (SELECT * FROM two WHERE next_op = %1$s ORDER BY _seq LIMIT 1)
 		UPDATE replay.H h SET _seq = CASE h._seq WHEN pair._seq THEN pair.next ELSE pair._seq END FROM pair WHERE h._seq IN (pair._seq, pair.next)) ],
 	[ 'a change of a transaction that was rolled back', q(UPDATE replay.H SET _txid = 3 WHERE _seq = (SELECT min(_seq) FROM replay.H WHERE _op = %1$s)) ],
 	[ 'another value', q(UPDATE replay.H SET _row = _row || '{"body": "other"}' WHERE _seq = (SELECT min(_seq) FROM replay.H WHERE _op = %1$s)) ]);

@@ -3,7 +3,7 @@
 use strict;
 use warnings;
 
-use BenchServer qw(parameter);
+use BenchServer qw(parameter wait_until);
 use BenchStats qw(exit_status number show_table);
 use BenchSubjects qw(empty install subjects table title);
 
@@ -61,6 +61,15 @@ sub measure
 	return;
 }
 
+# All that was recorded has arrived: what the service still did would be in the way of the next run.
+sub settle
+{
+	$server->sql("SELECT kusto_flush('10 min')");
+	wait_until(sub { $server->sql('SELECT count(*) FROM kusto.operations WHERE finished_at IS NULL') eq '0' },
+		'all exports have ended', 600);
+	return;
+}
+
 # With the worker at work, and the service that takes what it sends: on a machine of few cores those
 # two need what the sessions would have had, so there is no target.
 sub measure_sending
@@ -72,7 +81,7 @@ sub measure_sending
 		for my $subject ($round % 2 ? qw(capture none) : qw(none capture))
 		{
 			push @{ $rates{$subject} }, scalar run($subject, $kind);
-			$server->sql("SELECT kusto_flush('10 min')") if $subject eq 'capture';
+			settle();
 		}
 	}
 	print "$what{$kind}, fsync = $fsync, sent to the local service meanwhile, which runs on the same cores\n";

@@ -121,12 +121,26 @@ may_pass(const KcError *err, bool permanent_told)
 	return kc_retry_transient(&as_if);
 }
 
+/* In place of "refuses the request", which says less. */
+static void
+say(KcError *err, const char *what)
+{
+	kc_error_text(err->what, sizeof(err->what), kc_slice(what));
+}
+
 static KcStreamFault
 passing(KcError *err, KcStatus status)
 {
 	err->status = status;
 	err->permanent = false;
 	return KC_STREAM_FAULT_PASSING;
+}
+
+static KcStreamFault
+unsupported(KcError *err)
+{
+	err->status = KC_ERR_REFUSED;
+	return KC_STREAM_FAULT_UNSUPPORTED;
 }
 
 KcStreamFault
@@ -139,28 +153,40 @@ kc_kusto_stream_judge(KcError *err, KcSlice names, bool permanent_told)
 	if (err->status == KC_ERR_THROTTLED
 		|| names_hold(names, throttled_names, COUNT(throttled_names)))
 	{
+		say(err, "the cluster is too busy");
 		err->advice = KC_ADVICE_THROTTLED;
 		return passing(err, KC_ERR_THROTTLED);
 	}
 	if (is_too_large(err, names))
 	{
+		say(err, "the data are too large for streaming ingestion");
 		err->status = KC_ERR_LIMIT;
 		return KC_STREAM_FAULT_TOO_LARGE;
 	}
-	if (is_off(err, names) || is_of_update_policy(err, names))
+	if (is_off(err, names))
 	{
-		err->status = KC_ERR_REFUSED;
-		err->advice = is_off(err, names) ? KC_ADVICE_STREAMING_OFF : KC_ADVICE_NONE;
-		return KC_STREAM_FAULT_UNSUPPORTED;
+		say(err, "streaming ingestion is not enabled for the table");
+		err->advice = KC_ADVICE_STREAMING_OFF;
+		return unsupported(err);
+	}
+	if (is_of_update_policy(err, names))
+	{
+		say(err, "the table's update policy does not allow streaming ingestion");
+		err->advice = KC_ADVICE_NONE;
+		return unsupported(err);
 	}
 	if (may_pass(err, permanent_told))
 		return passing(err, err->status == KC_ERR_REFUSED ? KC_ERR_SERVICE : err->status);
 	if (is_missing(err))
 		return KC_STREAM_FAULT_OTHER;
 	if (err->status == KC_ERR_NOT_FOUND)
-		return KC_STREAM_FAULT_UNSUPPORTED; /* no such endpoint */
+	{
+		say(err, "there is no streaming ingestion at that URL");
+		return KC_STREAM_FAULT_UNSUPPORTED;
+	}
 	if (err->status == KC_ERR_REFUSED && names_hold(names, data_names, COUNT(data_names)))
 	{
+		say(err, "Kusto cannot take the data");
 		err->advice = KC_ADVICE_NONE;	/* of a word in the text */
 		return KC_STREAM_FAULT_DATA;
 	}

@@ -15,7 +15,7 @@
 
 typedef void (*ReadFn) (const Trigger *trigger, char *value, KpgCaptureArguments *arguments);
 
-static void pg_attribute_noreturn()
+static void
 bad_value(const Trigger *trigger, const char *option, const char *value, const char *wanted)
 {
 	ereport(ERROR,
@@ -104,7 +104,7 @@ find_option(const char *name)
 	return NULL;
 }
 
-static void pg_attribute_noreturn()
+static void
 unknown_option(const Trigger *trigger, const char *name)
 {
 	const char *names[lengthof(options)];

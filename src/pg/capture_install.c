@@ -22,6 +22,7 @@
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
+#include "utils/syscache.h"
 
 #include "capture.h"
 #include "capture_triggers.h"
@@ -101,10 +102,33 @@ kpg_capture_check_relation(Relation relation)
 		refuse_relation(relation, "It belongs to the extension kusto_ingest.");
 }
 
+static void
+add_key_columns(Form_pg_index index, Bitmapset **key)
+{
+	for (int i = 0; i < index->indnkeyatts; i++)
+		*key = bms_add_member(*key, index->indkey.values[i] - FirstLowInvalidHeapAttributeNumber);
+}
+
+/* The relation cache has no attributes of a primary key that is deferrable. */
 Bitmapset *
 kpg_capture_primary_key(Relation relation)
 {
-	return RelationGetIndexAttrBitmap(relation, INDEX_ATTR_BITMAP_PRIMARY_KEY);
+	List	   *indexes = RelationGetIndexList(relation);
+	Bitmapset  *key = NULL;
+	ListCell   *cell;
+
+	foreach(cell, indexes)
+	{
+		HeapTuple	tuple = SearchSysCache1(INDEXRELID, ObjectIdGetDatum(lfirst_oid(cell)));
+
+		if (!HeapTupleIsValid(tuple))
+			elog(ERROR, "cache lookup failed for index %u", lfirst_oid(cell));
+		if (((Form_pg_index) GETSTRUCT(tuple))->indisprimary)
+			add_key_columns((Form_pg_index) GETSTRUCT(tuple), &key);
+		ReleaseSysCache(tuple);
+	}
+	list_free(indexes);
+	return key;
 }
 
 /* relhassubclass stays when the last child has gone. */
@@ -575,6 +599,9 @@ kpg_capture_uninstall(Oid relid, const char *database, const char *table_name, O
 			(table_name != NULL && strcmp(table_name, capture->table_name) != 0))
 			continue;
 		kpg_outbox_end_capture(capture->id);
+		/* Nobody would send what it has recorded. */
+		if (capture->foreign)
+			kpg_outbox_drop_capture(capture->id);
 		found = true;
 	}
 	if (!found)

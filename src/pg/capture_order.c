@@ -32,28 +32,35 @@
  * changed in the same level of AFTER triggers by referential actions, may have
  * been changed at any time in it: they draw when they report.
  *
+ * A session's first trigger may be what loads the library.  No hook has seen the
+ * statements around it, but they are as many as there are triggers around it;
+ * each is taken for one that is in its AFTER triggers, and has a run.  Of the
+ * outermost it is known which tables it names; the others' runs serve all.
+ *
  * It is not in order when a BEFORE trigger changes a row that the same statement
  * has changed already; when a referential action changes rows of the table that
  * the statement itself changes, or a user's trigger those that the action
  * changes as well, in the same statement; when triggers of TRUNCATE change the
- * tables that it empties; when BEFORE triggers run in a WITH query that was not
- * read to its end; and in a session's first such statement if that is what
- * loads the library, which shared_preload_libraries or session_preload_libraries
- * prevent.
+ * tables that it empties; and when BEFORE triggers run in a WITH query that was
+ * not read to its end.
  *
  * The stack is made of what lies on the C stack, and every frame is taken off
  * again by whoever has put it there, also when an error passes.
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "catalog/namespace.h"
 #include "catalog/partition.h"
 #include "commands/copy.h"
 #include "executor/executor.h"
 #include "nodes/parsenodes.h"
 #include "parser/parsetree.h"
+#include "replication/logicalworker.h"
 #include "tcop/utility.h"
+#include "utils/fmgrprotos.h"
 #include "utils/lsyscache.h"
+#include "utils/portal.h"
 
 #include "capture_internal.h"
 #include "compat.h"
@@ -69,7 +76,7 @@ typedef struct Frame
 {
 	struct Frame *outer;
 	const QueryDesc *query;		/* NULL: COPY FROM */
-	const CopyStmt *copy;
+	Oid			copied;			/* the table that COPY names */
 	const ErrorContextCallback *errors; /* at the beginning of COPY */
 	Oid			known;			/* table that it is known to change, so far */
 	Oid			unknown;		/* one that it is known not to change */
@@ -80,16 +87,22 @@ typedef struct Frame
 } Frame;
 
 static Frame *innermost;
+
+/* Statements around the trigger that loaded the library, the outermost first. */
+#define UNSEEN_MAX		8
+static int	nunseen;
+static KpgSeqRun unseen[UNSEEN_MAX];
+static TransactionId unseen_in; /* transaction */
+
+/* Tables that the outermost names; 0: not known. */
+#define NAMED_MAX		8
+static int	nnamed;
+static Oid	named[NAMED_MAX];
+
 static ExecutorFinish_hook_type previous_finish;
 static ProcessUtility_hook_type previous_utility;
 
 /* ---- which tables a statement changes ---- */
-
-static Oid
-copied_relation(const CopyStmt *copy)
-{
-	return RangeVarGetRelid(copy->relation, NoLock, true);
-}
 
 static bool
 names(const Frame *frame, Oid relation)
@@ -97,7 +110,7 @@ names(const Frame *frame, Oid relation)
 	ListCell   *cell;
 
 	if (frame->query == NULL)
-		return copied_relation(frame->copy) == relation;
+		return frame->copied == relation;
 	foreach(cell, kpg_compat_result_relations(frame->query->plannedstmt))
 	{
 		if (rt_fetch(lfirst_int(cell), frame->query->plannedstmt->rtable)->relid == relation)
@@ -179,13 +192,85 @@ set_run(KpgSeqRun *run, int64 number)
 	run->end = run->next + RUN_LENGTH;
 }
 
+static int
+trigger_depth(void)
+{
+	return DatumGetInt32(DirectFunctionCall1(pg_trigger_depth, (Datum) 0));
+}
+
+/* Those whose triggers have returned are gone. */
+static void
+forget_unseen(int depth)
+{
+	if (nunseen > 0 && unseen_in != GetTopTransactionIdIfAny())
+		nunseen = 0;
+	nunseen = Min(nunseen, depth);
+}
+
+static void
+reserve_unseen(void)
+{
+	for (int i = 0; i < nunseen; i++)
+	{
+		if (unseen[i].next == unseen[i].end)
+			set_run(&unseen[i], kpg_outbox_number());
+	}
+}
+
+static bool
+is_named(Oid relation)
+{
+	for (int i = 0; i < nnamed; i++)
+	{
+		if (named[i] == relation)
+			return true;
+	}
+	return false;
+}
+
+static bool
+outermost_changes(Oid relation, Oid root)
+{
+	ListCell   *cell;
+
+	if (nnamed == 0 || is_named(relation))
+		return true;
+	if (root == relation)
+		return false;
+	foreach(cell, get_partition_ancestors(relation))
+	{
+		if (is_named(lfirst_oid(cell)))
+			return true;
+	}
+	return false;
+}
+
+/* What the statement that no hook has seen, and fires this trigger, has; or NULL. */
+static KpgSeqRun *
+unseen_run(Oid relation, Oid root)
+{
+	int			depth;
+
+	if (nunseen == 0)
+		return NULL;
+	depth = trigger_depth();
+	forget_unseen(depth);
+	reserve_unseen();
+	if (nunseen == 0 || nunseen != depth || (depth == 1 && !outermost_changes(relation, root)))
+		return NULL;
+	return &unseen[nunseen - 1];
+}
+
 static void
 reserve(Frame *frame, const Frame *inner_copy)
 {
 	int			n;
 
 	if (frame == NULL)
+	{
+		reserve_unseen();
 		return;
+	}
 	reserve(frame->outer, frame->query == NULL ? frame : inner_copy);
 	if (frame->reserved || !is_in_after_triggers(frame, inner_copy))
 		return;
@@ -214,7 +299,10 @@ KpgSeqRun *
 kpg_capture_order_run(Oid relation, Oid root, KpgSeqRun *own)
 {
 	Frame	   *frame = innermost;
+	KpgSeqRun  *run;
 
+	if (frame == NULL && (run = unseen_run(relation, root)) != NULL)
+		return run;
 	if (frame == NULL || !changes(frame, relation, root))
 	{
 		set_run(own, kpg_capture_order_number());
@@ -237,6 +325,8 @@ kpg_capture_order_run(Oid relation, Oid root, KpgSeqRun *own)
 static void
 push(Frame *frame)
 {
+	if (innermost == NULL && nunseen > 0)
+		forget_unseen(trigger_depth());
 	frame->outer = innermost;
 	frame->known = InvalidOid;
 	frame->unknown = InvalidOid;
@@ -269,7 +359,7 @@ finish(QueryDesc *query)
 	}
 
 	frame.query = query;
-	frame.copy = NULL;
+	frame.copied = InvalidOid;
 	frame.errors = NULL;
 	push(&frame);
 	PG_TRY();
@@ -305,7 +395,8 @@ process_utility(KPG_COMPAT_UTILITY_PARAMETERS)
 	}
 
 	frame.query = NULL;
-	frame.copy = copy;
+	/* Now, as COPY will: a trigger may have another search_path and another role. */
+	frame.copied = RangeVarGetRelid(copy->relation, NoLock, true);
 	frame.errors = error_context_stack;
 	push(&frame);
 	PG_TRY();
@@ -319,9 +410,52 @@ process_utility(KPG_COMPAT_UTILITY_PARAMETERS)
 	PG_END_TRY();
 }
 
+/* Not of a statement inside of a procedure, a block, or a function. */
+static void
+note_named(void)
+{
+	PlannedStmt *plan;
+	ListCell   *cell;
+
+	nnamed = 0;
+	if (ActivePortal == NULL || list_length(ActivePortal->stmts) != 1)
+		return;
+	plan = linitial_node(PlannedStmt, ActivePortal->stmts);
+	if (list_length(kpg_compat_result_relations(plan)) > NAMED_MAX)
+		return;
+	foreach(cell, kpg_compat_result_relations(plan))
+		named[nnamed++] = rt_fetch(lfirst_int(cell), plan->rtable)->relid;
+}
+
+static bool
+is_in_copy(void)
+{
+	for (const ErrorContextCallback *context = error_context_stack; context != NULL; context = context->previous)
+	{
+		if (context->callback == CopyFromErrorCallback)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * An apply worker fires triggers without statements, and never forgets any.  COPY
+ * that is not in its AFTER triggers yet changes rows after this.
+ */
+static void
+note_unseen(void)
+{
+	unseen_in = GetTopTransactionIdIfAny();
+	if (!TransactionIdIsValid(unseen_in) || IsLogicalWorker() || is_in_copy())
+		return;
+	nunseen = Min(trigger_depth() + 1, UNSEEN_MAX);
+	note_named();
+}
+
 void
 kpg_capture_order_init(void)
 {
+	note_unseen();
 	previous_finish = ExecutorFinish_hook;
 	ExecutorFinish_hook = finish;
 	previous_utility = ProcessUtility_hook;

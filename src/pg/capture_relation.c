@@ -23,18 +23,20 @@
 #include "catalog/pg_type.h"
 #include "foreign/foreign.h"
 #include "miscadmin.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
+#include "utils/guc.h"
 #include "utils/hsearch.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
-#include "utils/pg_locale.h"
 #include "utils/rel.h"
 
 #include "capture_internal.h"
 #include "compat.h"
 #include "session.h"
+#include "settings.h"
 #include "version.h"
 #include "worker.h"
 
@@ -157,7 +159,7 @@ sweep(void)
 
 /* ---- how a trigger may be made ---- */
 
-static void pg_attribute_noreturn()
+static void
 wrong_trigger(const Trigger *trigger, const char *problem, const char *hint)
 {
 	ereport(ERROR,
@@ -262,6 +264,24 @@ own_column(const KpgCaptureSource *source, TupleDesc root, AttrNumber attnum)
 
 /* ---- the capture ---- */
 
+/*
+ * Whoever makes the first change sets the parameter, and is not to choose where
+ * the owner's data goes.
+ */
+static void
+check_default_server(Relation root)
+{
+	if (kpg_default_server == NULL || kpg_default_server[0] == '\0' ||
+		has_privs_of_role(GetUserId(), root->rd_rel->relowner))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+			 errmsg("the trigger of table \"%s\" does not say to which server row changes go",
+					RelationGetRelationName(root)),
+			 errdetail("\"kusto_ingest.default_server\" counts only when the table's owner makes the first change."),
+			 errhint("Name the server in the trigger's third argument, or use kusto_capture().")));
+}
+
 static void
 register_capture(Relation root, const KpgCaptureArguments *arguments, KpgCapture *capture)
 {
@@ -271,6 +291,8 @@ register_capture(Relation root, const KpgCaptureArguments *arguments, KpgCapture
 	capture->relation_name = quote_qualified_identifier(get_namespace_name(RelationGetNamespace(root)),
 														RelationGetRelationName(root));
 	capture->owner = root->rd_rel->relowner;
+	if (arguments->server == NULL)
+		check_default_server(root);
 	capture->server =
 		GetForeignServer(kpg_session_server(arguments->server, capture->owner))->servername;
 	capture->database = arguments->database;
@@ -400,6 +422,12 @@ check_key_is_captured(const KpgCaptureSource *source)
 	}
 }
 
+static const char *
+current_lc_monetary(void)
+{
+	return GetConfigOption("lc_monetary", false, false);
+}
+
 /* Of money it depends on the setting how many decimals it has. */
 static void
 set_lc_monetary(KpgCaptureSource *source)
@@ -412,7 +440,7 @@ set_lc_monetary(KpgCaptureSource *source)
 
 		/* The formats of containers' elements are made later, but with the same risk. */
 		if (type == CASHOID || get_element_type(type) == CASHOID)
-			source->lc_monetary = pstrdup(locale_monetary);
+			source->lc_monetary = pstrdup(current_lc_monetary());
 	}
 }
 
@@ -503,7 +531,7 @@ static bool
 is_usable(const KpgCaptureSource *source)
 {
 	return source->valid &&
-		(source->lc_monetary == NULL || strcmp(source->lc_monetary, locale_monetary) == 0);
+		(source->lc_monetary == NULL || strcmp(source->lc_monetary, current_lc_monetary()) == 0);
 }
 
 KpgCaptureSource *

@@ -92,7 +92,8 @@ is_under_way(const KpgCapture *capture)
 	if (!capture->has_snapshot)
 		return false;
 	kpg_operations_outcome(&capture->snapshot_operation, &outcome);
-	if (!outcome.found)
+	/* What another cluster has recorded is run by nobody here. */
+	if (!outcome.found || outcome.foreign)
 		return false;
 	state = kpg_operations_state(outcome.state);
 	return state == KPG_STATE_PENDING || state == KPG_STATE_RUNNING;

@@ -16,6 +16,7 @@
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/snapmgr.h"
 
 #include "capture_triggers.h"
 #include "compat.h"
@@ -87,8 +88,11 @@ kpg_capture_triggers_of(Oid relation, Oid function)
 	List	   *triggers = NIL;
 
 	connect_spi();
-	if (SPI_execute_with_args(select_triggers, lengthof(types), types, values, NULL, false, 0) != SPI_OK_SELECT)
+	/* DDL does not ask for the isolation level, either. */
+	PushActiveSnapshot(GetLatestSnapshot());
+	if (SPI_execute_with_args(select_triggers, lengthof(types), types, values, NULL, true, 0) != SPI_OK_SELECT)
 		elog(ERROR, "SPI_execute_with_args failed for: %s", select_triggers);
+	PopActiveSnapshot();
 	old = MemoryContextSwitchTo(context);
 	for (uint64 i = 0; i < SPI_processed; i++)
 		triggers = lappend(triggers, read_trigger(i));

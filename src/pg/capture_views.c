@@ -6,7 +6,7 @@
  * The materialized view keeps the last change of each row, and the last TRUNCATE
  * apart from them: the key of a truncation is empty, and so may be the key of a
  * row, whose type is string.
- * (learn.microsoft.com/kusto/management/materialized-views/materialized-view-create-or-alter)
+ * (learn.microsoft.com/kusto/management/materialized-views/materialized-view-create)
  *
  * Rows that were there when a capture began share one _seq, and come just once;
  * of the others, what streaming has sent twice has the same _seq.
@@ -118,7 +118,7 @@ latest_command(ViewNames *names, const KpgCaptureShape *shape, Bitmapset *key)
 	KcBuf		out;
 
 	begin(&out);
-	kc_buf_str(&out, ".create-or-alter materialized-view with (autoUpdateSchema=true) ");
+	kc_buf_str(&out, ".create async ifnotexists materialized-view with (backfill=true, autoUpdateSchema=true) ");
 	kpg_schema_append_name(&out, names->latest);
 	kc_buf_str(&out, " on table ");
 	kpg_schema_append_name(&out, names->table);
@@ -148,7 +148,8 @@ current_command(const ViewNames *names)
 	KcBuf		out;
 
 	begin(&out);
-	kc_buf_str(&out, ".create-or-alter function ");
+	/* The view may not be complete yet. */
+	kc_buf_str(&out, ".create-or-alter function with (skipvalidation=true) ");
 	kpg_schema_append_name(&out, names->current);
 	kc_buf_str(&out, "() { let _end = coalesce(toscalar(");
 	append_view(&out, names);
@@ -212,7 +213,7 @@ add_capture(List *commands, Relation relation, const KpgCapture *capture)
 	if (latest != NULL)
 	{
 		commands = add_command(commands, names.latest,
-							   "materialized view: the last change of each row; make it before the first changes arrive",
+							   "materialized view: the last change of each row",
 							   latest);
 		commands = add_command(commands, names.current, "function: the rows that the table has now",
 							   current_command(&names));

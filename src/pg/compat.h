@@ -21,6 +21,7 @@
 #include "catalog/pg_foreign_server.h"
 #include "catalog/pg_proc.h"
 #include "commands/sequence.h"
+#include "commands/tablecmds.h"
 #include "datatype/timestamp.h"
 #include "executor/executor.h"
 #include "fmgr.h"
@@ -437,6 +438,23 @@ kpg_compat_is_virtual(const FormData_pg_attribute *att)
 #else
 	(void) att;
 	return false;
+#endif
+}
+
+/*
+ * TRUNCATE ONLY of a table that is open, exclusively locked and not in use, which
+ * logical decoding does not see.
+ */
+static inline void
+kpg_compat_truncate_quietly(Relation relation)
+{
+	List	   *relations = list_make1(relation);
+	List	   *relids = list_make1_oid(RelationGetRelid(relation));
+
+#if PG_VERSION_NUM >= 160000
+	ExecuteTruncateGuts(relations, relids, NIL, DROP_RESTRICT, false, false);
+#else
+	ExecuteTruncateGuts(relations, relids, NIL, DROP_RESTRICT, false);
 #endif
 }
 

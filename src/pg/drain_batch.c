@@ -105,7 +105,8 @@ check_shape(DrainCapture *capture)
 				 errdetail("There is no shape " INT64_FORMAT " of capture %d.", batch->slice.shape, capture->id)));
 	if (capture->row->create_table)
 		batch->command = kpg_session_utf8(kpg_capture_create_merge(capture->row, shape));
-	else if (!shape->accepted)
+	batch->refused = !capture->row->create_table && !shape->accepted;
+	if (batch->refused)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("the columns of table \"%s\" have changed", capture->row->relation_name),
@@ -171,6 +172,8 @@ kpg_drain_begin(DrainCapture *capture)
 		kpg_drain_pause(capture, result);
 		return;
 	}
+	capture->has_refused_shape = batch->refused;
+	capture->refused_shape = batch->slice.shape;
 	if (result == KPG_UNIT_FAILED)
 	{
 		kpg_drain_failed_from(capture, error);

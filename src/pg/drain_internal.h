@@ -54,6 +54,7 @@ typedef struct DrainBatch
 	KpgSession *session;
 	KpgSlice	slice;			/* read so far */
 	bool		cut;			/* what comes next has another shape */
+	bool		refused;		/* the Kusto table is not known to have its shape */
 	bool		large;			/* more than one request takes */
 	KcBuf		data;			/* of a batch that is not large */
 	int64		rows;
@@ -92,8 +93,10 @@ typedef struct DrainCapture
 	bool		large;			/* its batch needs a place among the uploads */
 	bool		has_ready_shape;
 	int64		ready_shape;	/* the Kusto table has it, as far as we know */
+	bool		has_refused_shape;
+	int64		refused_shape;	/* nobody has said that the Kusto table has it */
 	int64		waiting_ms;		/* something waits to be sent, since; 0: nothing */
-	int64		empty_size;		/* of the outbox when nothing did */
+	int64		sent_size;		/* of the outbox after the last batch; -1: to be asked */
 	int64		due_ms;			/* nothing new before */
 	int			failures;		/* since the last success */
 	int64		failed_ms;		/* when the last was */

@@ -41,6 +41,7 @@ typedef struct Seen
 	KpgMark		mark;
 	bool		asked;
 	bool		waiting;
+	bool		shape_accepted; /* the one that it waits with */
 	KpgFailure *failure;		/* of the export that it waits for */
 } Seen;
 
@@ -169,6 +170,19 @@ read_mark(Seen *seen)
 		check_export(seen, row);
 }
 
+/* Perhaps somebody has said so since. */
+static void
+check_shape(Seen *seen)
+{
+	const DrainCapture *known = seen->known;
+	KpgCaptureShape *shape;
+
+	if (known == NULL || !known->has_refused_shape || seen->row == NULL)
+		return;
+	shape = kpg_outbox_shape_of(known->id, known->refused_shape);
+	seen->shape_accepted = shape != NULL && shape->accepted;
+}
+
 static bool
 is_to_ask(const Look *look, const Seen *seen)
 {
@@ -238,7 +252,10 @@ look_body(void *arg)
 	if (!told_foreign && look->list)
 		count_foreign();
 	for (int i = 0; i < look->nseen; i++)
+	{
 		read_mark(&look->seen[i]);
+		check_shape(&look->seen[i]);
+	}
 	ask_all(look);
 	drop_captures(look);
 	if (kpg_flush_interval_ms > 0)
@@ -280,6 +297,7 @@ adopt(const KpgCapture *row)
 
 	capture->context = context;
 	capture->id = row->id;
+	capture->sent_size = -1;
 	dlist_push_tail(&kpg_drain_list, &capture->node);
 	return capture;
 }
@@ -315,6 +333,8 @@ apply(Look *look, Seen *seen, int64 now)
 		keep_row(capture, seen->row);
 		capture->over = seen->row->ended;
 	}
+	if (seen->shape_accepted)
+		capture->due_ms = 0;
 	if (seen->read_mark)
 		kpg_drain_keep_mark(capture, &seen->mark);
 	if (seen->asked)
@@ -323,11 +343,10 @@ apply(Look *look, Seen *seen, int64 now)
 		capture->hurry = capture->mark.current != NULL;
 		capture->waiting_ms = seen->waiting || capture->hurry ? now : 0;
 	}
-	/* Truncated meanwhile, or still without anything: counted from here. */
-	if (capture->waiting_ms == 0 || look->size < capture->empty_size)
-		capture->empty_size = look->size;
+	if (capture->sent_size < 0 || look->size < capture->sent_size)
+		capture->sent_size = look->size;
 	/* Enough for a request of its own, as far as the size of all tells. */
-	if (capture->waiting_ms != 0 && look->size - capture->empty_size >= KC_STREAM_MAX_RAW)
+	if (capture->waiting_ms != 0 && look->size - capture->sent_size >= KC_STREAM_MAX_RAW)
 		capture->hurry = true;
 	if (seen->failure != NULL)
 		kpg_drain_tell(capture, seen->failure);

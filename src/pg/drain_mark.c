@@ -21,6 +21,8 @@
 
 #define RETRY_BASE_MS	1000
 #define RETRY_CAP_MS	60000
+/* A service or a proxy may ask for more patience, but not for a day. */
+#define RETRY_AFTER_MAX_MS	(10 * 60 * 1000)
 /* Each mark takes space: the same failure is shown anew so often at most. */
 #define TELL_PAUSE_MS	60000
 
@@ -201,6 +203,7 @@ kpg_drain_end(DrainCapture *capture)
 	capture->waiting_ms = 0;
 	capture->hurry = false;
 	capture->large = false;
+	capture->sent_size = -1;
 	kpg_drain_drop_batch(capture);
 }
 
@@ -313,7 +316,7 @@ kpg_drain_failed_by(DrainCapture *capture, const KcError *err)
 	const KpgSession *session = capture->batch->session;
 
 	kpg_drain_failed(capture, kpg_worker_failure_of(err, capture->row->database, session->principal),
-					 err->retry_after_ms);
+					 Min(err->retry_after_ms, RETRY_AFTER_MAX_MS));
 }
 
 void

@@ -33,7 +33,7 @@ request(KpgExport *export)
 }
 
 static void
-send(KpgExport *export)
+ingest_blobs(KpgExport *export)
 {
 	const KcDirectTask *task = request(export);
 
@@ -60,5 +60,5 @@ kpg_export_direct(KpgExport *export)
 	if (kc_ingest_nblobs(export->ingest) == 0)
 		kpg_export_record(export, KPG_END_INGESTED);
 	else
-		send(export);
+		ingest_blobs(export);
 }

@@ -45,10 +45,11 @@ queue_it(void *arg)
 static void
 queue_instead(KpgExport *export, KpgSink *sink, const KcError *why, bool doubtful)
 {
-	export->not_streamed = kpg_report_text(kpg_report_message(why));
+	export->not_streamed = kpg_report_text(why->what);
 	export->doubtful = doubtful;
 	ereport(DEBUG1,
-			(errmsg_internal("kusto_ingest queues what it could not stream: %s", export->not_streamed)));
+			(errmsg_internal("kusto_ingest queues what it could not stream: %s",
+							 kpg_report_text(kpg_report_message(why)))));
 	kpg_progress_phase(export->progress, KPG_PHASE_UPLOAD);
 	kpg_dest_overflow(sink);
 	kpg_export_stage(export);
@@ -77,7 +78,7 @@ request(KpgExport *export, KcSlice csv)
 }
 
 static void
-send(KpgExport *export, KpgSink *sink, KcSlice csv)
+send_rows(KpgExport *export, KpgSink *sink, KcSlice csv)
 {
 	const KcStreamTask *task = request(export, csv);
 
@@ -130,5 +131,5 @@ kpg_export_streamed(KpgExport *export)
 	else if (export->rows == 0)
 		kpg_export_record(export, KPG_END_INGESTED);
 	else
-		send(export, sink, csv);
+		send_rows(export, sink, csv);
 }

@@ -37,12 +37,15 @@ static const char count_doubtful[] =
 
 /*
  * The bounds are in the order of the index; what is locked is being retried,
- * or purged by somebody else.
+ * or purged by somebody else.  Of row changes that have not landed nothing else
+ * tells: only who is asked for by name forgets them.
  */
 static const char purge_some[] =
 "WITH old AS MATERIALIZED (SELECT o.id, o.finished_at FROM kusto.operation o"
 " WHERE o.finished_at >= $1 AND o.finished_at < $2"
-" AND ($3 IS NULL OR pg_has_role($3, o.owner, 'USAGE'))"
+" AND CASE WHEN $3 IS NULL"
+" THEN o.source <> 'capture' OR o.state NOT IN ('failed', 'partially_succeeded', 'unknown')"
+" ELSE pg_has_role($3, o.owner, 'USAGE') END"
 " ORDER BY o.finished_at LIMIT $4 FOR UPDATE SKIP LOCKED),"
 " gone AS (DELETE FROM kusto.operation o USING old WHERE o.id = old.id RETURNING 1)"
 " SELECT (SELECT count(*) FROM gone), count(*), max(old.finished_at) FROM old";

@@ -130,30 +130,46 @@ kpg_outbox_ring_of(int64 seq)
 
 /* ---- asking ---- */
 
-uint64
-kpg_outbox_select(const char *sql, const KpgSqlArg *args, int nargs)
+#define SQL_ARGS_MAX 16
+
+static uint64
+run_as_of_now(const char *sql, const KpgSqlArg *args, int nargs, int expected)
 {
-	Oid			types[16];
-	Datum		values[16];
-	char		nulls[16] = {0};
+	Oid			types[SQL_ARGS_MAX];
+	Datum		values[SQL_ARGS_MAX];
+	char		nulls[SQL_ARGS_MAX] = {0};
+	Snapshot	now = RegisterSnapshot(GetLatestSnapshot());
+	SPIPlanPtr	plan;
 	int			rc;
 
-	Assert(nargs <= (int) lengthof(types));
+	Assert(nargs <= SQL_ARGS_MAX);
 	for (int i = 0; i < nargs; i++)
 	{
 		types[i] = args[i].type;
 		values[i] = args[i].value;
 		nulls[i] = args[i].isnull ? 'n' : ' ';
 	}
-
-	/* SPI takes the active snapshot for what is read-only, else the transaction's. */
-	PushActiveSnapshot(GetLatestSnapshot());
-	rc = SPI_execute_with_args(sql, nargs, types, values, nulls, true, 0);
-	PopActiveSnapshot();
-	if (rc != SPI_OK_SELECT)
+	plan = SPI_prepare(sql, nargs, types);
+	if (plan == NULL)
+		elog(ERROR, "SPI gave %s for: %s", SPI_result_code_string(SPI_result), sql);
+	rc = SPI_execute_snapshot(plan, values, nulls, now, InvalidSnapshot, expected == SPI_OK_SELECT, true, 0);
+	UnregisterSnapshot(now);
+	if (rc != expected)
 		elog(ERROR, "SPI gave %s instead of %s for: %s", SPI_result_code_string(rc),
-			 SPI_result_code_string(SPI_OK_SELECT), sql);
+			 SPI_result_code_string(expected), sql);
 	return SPI_processed;
+}
+
+uint64
+kpg_outbox_select(const char *sql, const KpgSqlArg *args, int nargs)
+{
+	return run_as_of_now(sql, args, nargs, SPI_OK_SELECT);
+}
+
+uint64
+kpg_outbox_execute(const char *sql, const KpgSqlArg *args, int nargs, int expected)
+{
+	return run_as_of_now(sql, args, nargs, expected);
 }
 
 KpgSqlArg

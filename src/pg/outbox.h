@@ -7,6 +7,7 @@
  *	outbox.c		  names and identity of the tables
  *	outbox_write.c	  chunks into the ring, in the user's transaction
  *	outbox_capture.c  kusto.capture and kusto.capture_shape
+ *	outbox_scan.c	  chunks between two snapshots, in order
  *	outbox_read.c	  batches: what is visible now and was not at the last one
  *	outbox_mark.c	  how far a capture has got
  *	outbox_ring.c	  truncation and size

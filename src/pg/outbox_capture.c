@@ -76,11 +76,12 @@ static const char update_forgotten[] =
 " forgotten_at = clock_timestamp() WHERE c.id = $1 AND (" IS_ENDED ")";
 
 static const char delete_forgotten[] =
-"DELETE FROM kusto.capture c USING kusto.capture later"
+"WITH gone AS (DELETE FROM kusto.capture c USING kusto.capture later"
 " WHERE c.forgotten_at IS NOT NULL AND later.id > c.id AND later.server = c.server"
 " AND later.database = c.database AND later.table_name = c.table_name"
 " AND later.system_identifier = c.system_identifier AND later.database_oid = c.database_oid"
-" AND (c.id = $1 OR later.id = $1)";
+" AND (c.id = $1 OR later.id = $1) RETURNING c.id)"
+" DELETE FROM kusto.capture_shape s USING gone WHERE s.capture = gone.id";
 
 static KpgCapture *
 read_capture(MemoryContext context, uint64 row)
@@ -337,7 +338,7 @@ kpg_outbox_change_capture(const KpgCapture *capture)
 			database_arg(capture)
 		};
 
-		(void) kpg_operations_execute(update_capture, args, lengthof(args), SPI_OK_UPDATE, 0);
+		(void) kpg_outbox_execute(update_capture, args, lengthof(args), SPI_OK_UPDATE);
 	}
 	kpg_operations_leave(&scope);
 }
@@ -350,7 +351,7 @@ execute_for(const char *sql, int32 capture, int expected)
 
 	kpg_operations_enter(&scope);
 	arg = kpg_operations_arg(INT4OID, Int32GetDatum(capture));
-	(void) kpg_operations_execute(sql, &arg, 1, expected, 0);
+	(void) kpg_outbox_execute(sql, &arg, 1, expected);
 	kpg_operations_leave(&scope);
 }
 

@@ -28,6 +28,9 @@ extern int	kpg_outbox_ring_of(int64 seq);
  */
 extern uint64 kpg_outbox_select(const char *sql, const KpgSqlArg *args, int nargs);
 
+/* The same for a statement that writes: it finds rows that are newer than the transaction's snapshot. */
+extern uint64 kpg_outbox_execute(const char *sql, const KpgSqlArg *args, int nargs, int expected);
+
 /* A list of char * as text[], or null when it is NIL; and back. */
 extern KpgSqlArg kpg_outbox_list_arg(List *strings);
 extern List *kpg_outbox_list_value(MemoryContext context, uint64 row, int column);

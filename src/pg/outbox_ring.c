@@ -21,8 +21,10 @@
 
 #include "access/htup_details.h"
 #include "access/stratnum.h"
+#include "access/table.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
+#include "commands/tablecmds.h"
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
 #include "utils/fmgroids.h"
@@ -33,6 +35,7 @@
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
+#include "compat.h"
 #include "fault.h"
 #include "outbox_internal.h"
 #include "outbox_scan.h"
@@ -198,12 +201,6 @@ may_go(const Rotation *rotation, const KpgOutboxRing *ring, int table, List **ma
 
 /* ---- truncating ---- */
 
-static const char *const truncate_table[] = {
-	"TRUNCATE ONLY kusto.outbox_0", "TRUNCATE ONLY kusto.outbox_1", "TRUNCATE ONLY kusto.outbox_2"
-};
-
-StaticAssertDecl(lengthof(truncate_table) == KPG_OUTBOX_TABLES, "a statement for each table");
-
 static Oid
 toast_table(Oid relid)
 {
@@ -268,16 +265,26 @@ move_marks(const KpgOutboxRing *ring, int table, const List *marked)
 	}
 }
 
+/*
+ * The command TRUNCATE would be decoded, and so empty the outbox of a subscriber
+ * to all tables.
+ */
 static void
 truncate_now(int table)
 {
 	KpgSqlScope scope;
+	Relation	relation;
 
 	/* Whoever writes to the table waits for this commit: it must not wait for a standby. */
 	(void) set_config_option("synchronous_commit", "local", PGC_USERSET, PGC_S_SESSION,
 							 GUC_ACTION_LOCAL, true, 0, false);
 	kpg_operations_enter(&scope);
-	(void) kpg_operations_execute(truncate_table[table], NULL, 0, SPI_OK_UTILITY, 0);
+	PushActiveSnapshot(GetTransactionSnapshot());
+	relation = table_open(kpg_outbox_table(table), AccessExclusiveLock);
+	CheckTableNotInUse(relation, "TRUNCATE");
+	kpg_compat_truncate_quietly(relation);
+	table_close(relation, NoLock);
+	PopActiveSnapshot();
 	kpg_operations_leave(&scope);
 	KPG_FAULT("ring-truncated");
 }

@@ -128,7 +128,8 @@ insert(const KpgOutboxChunk *chunk, Relation table, Relation index)
 	SET_VARSIZE(data, VARHDRSZ + chunk->len);
 	memcpy(VARDATA(data), chunk->data, chunk->len);
 	tuple = heap_form_tuple(RelationGetDescr(table), values, nulls);
-	heap_insert(table, tuple, GetCurrentCommandId(true), 0, NULL);
+	/* Logical decoding has no use for it: what it tells of is in the WAL already. */
+	heap_insert(table, tuple, GetCurrentCommandId(true), HEAP_INSERT_NO_LOGICAL, NULL);
 	kpg_compat_index_insert(index, key, nulls, &tuple->t_self, table);
 }
 

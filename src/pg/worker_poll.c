@@ -20,6 +20,7 @@
 
 #define FIRST_MS		200
 #define CAP_MS			30000
+#define RETRY_AFTER_MAX_MS	(10 * 60 * 1000)	/* whatever the service asks for */
 #define FOLLOWER_CAP_MS 300000
 #define FOLLOWERS		16		/* with more of them, each is asked for less often */
 #define FRESH_MS		2000	/* what was known so lately is not asked for again */
@@ -394,7 +395,7 @@ decide_error(WorkOperation *op, WorkBlob *blob, const KcError *err)
 	change->status_row = blob->status_row;
 	if (change->to == KPG_STATE_UNKNOWN)
 		add_cause(op, change, err);
-	change->due_ms = Max(change->due_ms, kpg_worker_now_ms() + err->retry_after_ms);
+	change->due_ms = Max(change->due_ms, kpg_worker_now_ms() + Min(err->retry_after_ms, RETRY_AFTER_MAX_MS));
 	if (change->failure == NULL && blob->trouble != trouble)
 		change->failure = kpg_worker_failure(op, err);
 	blob->trouble = trouble;

@@ -431,19 +431,26 @@ sub _start
 	POSIX::_exit(127);
 }
 
+# The output of a statement, or undef when it fails, if only because the server is down.
+sub attempt
+{
+	my ($self, $sql) = @_;
+	# psql that cannot connect does not read what it is given.
+	my ($status, $out) = eval { $self->{pg}->node->psql('postgres', $sql) };
+	return defined $status && $status == 0 ? $out : undef;
+}
+
 # Ends prepared transactions that their sessions have left alone; all of them, or some.
 sub resolve
 {
 	my ($self, $all) = @_;
 	return unless $all || _below(8) == 0;
-	my $list = 'SELECT gid FROM pg_prepared_xacts' . ($all ? '' : " WHERE prepared < now() - interval '150 ms'");
-	my ($status, $names) = $self->{pg}->node->psql('postgres', $list);
-	return if $status;
-	for my $name (split /\n/, $names)
+	my $names = $self->attempt('SELECT gid FROM pg_prepared_xacts' . ($all ? '' : " WHERE prepared < now() - interval '150 ms'"));
+	for my $name (split /\n/, $names // '')
 	{
 		my ($end) = $name =~ /^(commit|rollback) / or croak "prepared transaction '$name'";
 		# The session may have been faster.
-		$self->{pg}->node->psql('postgres', uc($end) . " PREPARED '$name'", on_error_stop => 0);
+		$self->attempt(uc($end) . " PREPARED '$name'");
 	}
 	return;
 }

@@ -83,7 +83,7 @@ sub parse_csv
 {
 	my ($text) = @_;
 	my (@rows, @fields);
-	while ($text =~ /\G(?:"((?:[^"]|"")*)"|([^",\n]*))(,|\n)/gc)
+	while ($text =~ /\G(?:"([^"]*(?:""[^"]*)*)"|([^",\n]*))(,|\n)/gc)
 	{
 		my ($quoted, $plain, $end) = ($1, $2, $3);
 		$quoted =~ s/""/"/g if defined $quoted;

@@ -189,7 +189,7 @@ static const Row rows[] = {
 	/* not this way */
 	{"413", {.status = 413,.body = ERROR("RequestEntityTooLarge", "KustoRequestPayloadTooLargeException", "too much", PERMANENT)},
 	Q, Q, KC_ERR_LIMIT, 1, false, 0, KC_ADVICE_NONE, "too much"},
-	{"413 of a gateway", {.status = 413,.body = "<html>413</html>"}, Q, Q, KC_ERR_LIMIT, 1, false, 0, KC_ADVICE_NONE, "413"},
+	{"413 of a gateway", {.status = 413,.body = "<html>413</html>"}, Q, Q, KC_ERR_LIMIT, 1, false, 0, KC_ADVICE_NONE, "too large for streaming"},
 	{"400 that is a 413", {.status = 400,.body = ERROR("BadRequest", "KustoRequestPayloadTooLargeException", "x", PERMANENT)},
 	Q, Q, KC_ERR_LIMIT, 1, false, 0, KC_ADVICE_NONE, "BadRequest"},
 	{"a 413 in words", {.status = 400,.body = ERROR("BadRequest", "Other", "The payload is too large.", PERMANENT)},
@@ -197,23 +197,23 @@ static const Row rows[] = {
 	{"404, no policy", {.status = 404,.body = ERROR("NotFound_StreamingIngestionPolicy", "StreamingIngestionRequestException", "Streaming ingestion policy is not enabled for table db.T", PERMANENT)},
 	Q, Q, KC_ERR_REFUSED, 1, false, KC_STREAM_REFUSAL_MS, KC_ADVICE_STREAMING_OFF, "not enabled"},
 	{"404, nothing said", {.status = 404}, Q, Q, KC_ERR_NOT_FOUND, 1, false, KC_STREAM_REFUSAL_MS,
-	KC_ADVICE_INGEST_ASKED_AS_ENGINE, ""},
+	KC_ADVICE_INGEST_ASKED_AS_ENGINE, "no streaming ingestion at that URL"},
 	{"404 of a gateway", {.status = 404,.body = "<html>not here</html>"}, Q, Q, KC_ERR_NOT_FOUND, 1, false,
 	KC_STREAM_REFUSAL_MS, KC_ADVICE_INGEST_ASKED_AS_ENGINE, "not here"},
 	{"400, disabled", {.status = 400,.body = ERROR("BadRequest_StreamingIngestionFunctionalityDisabled", "X", "no", PERMANENT)},
-	Q, Q, KC_ERR_REFUSED, 1, false, KC_STREAM_REFUSAL_MS, KC_ADVICE_STREAMING_OFF, "Disabled"},
+	Q, Q, KC_ERR_REFUSED, 1, false, KC_STREAM_REFUSAL_MS, KC_ADVICE_STREAMING_OFF, "not enabled for the table"},
 	{"400, disabled, by the type inside", {.status = 400,.body = "{\"error\":{\"code\":\"BadRequest\",\"@permanent\":true,"
 			"\"innererror\":{\"code\":\"X\",\"@type\":\"StreamingIngestionFunctionalityDisabledException\"}}}"},
 	Q, Q, KC_ERR_REFUSED, 1, false, KC_STREAM_REFUSAL_MS, KC_ADVICE_STREAMING_OFF, "X"},
 	{"400, disabled, in words", {.status = 400,.body = ERROR("BadRequest", "StreamingIngestionRequestException", "Streaming ingestion is disabled on the cluster", PERMANENT)},
 	Q, Q, KC_ERR_REFUSED, 1, false, KC_STREAM_REFUSAL_MS, KC_ADVICE_STREAMING_OFF, "disabled"},
 	{"an update policy", {.status = 400,.body = ERROR("UpdatePolicy_Transactional_Not_Allowed_In_Streaming_Ingestion", "X", "no", PERMANENT)},
-	Q, Q, KC_ERR_REFUSED, 1, false, KC_STREAM_REFUSAL_MS, KC_ADVICE_NONE, "UpdatePolicy"},
+	Q, Q, KC_ERR_REFUSED, 1, false, KC_STREAM_REFUSAL_MS, KC_ADVICE_NONE, "update policy does not allow"},
 	{"an update policy, in words", {.status = 400,.body = ERROR("BadRequest", "X", "The table's update policy is incompatible", PERMANENT)},
 	Q, Q, KC_ERR_REFUSED, 1, false, KC_STREAM_REFUSAL_MS, KC_ADVICE_NONE, "incompatible"},
 
 	/* it may pass */
-	{"429", {.status = 429}, Q, F, KC_ERR_THROTTLED, 3, false, KC_STREAM_THROTTLE_MS, KC_ADVICE_THROTTLED, ""},
+	{"429", {.status = 429}, Q, F, KC_ERR_THROTTLED, 3, false, KC_STREAM_THROTTLE_MS, KC_ADVICE_THROTTLED, "too busy"},
 	{"429 that calls itself permanent", {.status = 429,.body = ERROR("Throttled", "KustoRequestThrottledException", "busy", PERMANENT)},
 	Q, F, KC_ERR_THROTTLED, 3, false, KC_STREAM_THROTTLE_MS, KC_ADVICE_THROTTLED, "busy"},
 	{"400 that is a 429", {.status = 400,.body = ERROR("BadRequest", "KustoRequestThrottledException", "busy", PERMANENT)},
@@ -240,7 +240,7 @@ static const Row rows[] = {
 
 	/* the data are wrong */
 	{"a bad request about the stream", {.status = 400,.body = ERROR("BadRequest", "StreamingIngestionRequestException", "Bad streaming ingestion request to db.T : The input stream is empty after processing", PERMANENT)},
-	R, R, KC_ERR_REFUSED, 1, false, 0, KC_ADVICE_NONE, "empty after"},
+	R, R, KC_ERR_REFUSED, 1, false, 0, KC_ADVICE_NONE, "cannot take the data"},
 	{"the same of a table with a name like that", {.status = 400,.body = ERROR("BadRequest", "StreamingIngestionRequestException", "Bad streaming ingestion request to db.Streaming_disabled_throttled : x", PERMANENT)},
 	R, R, KC_ERR_REFUSED, 1, false, 0, KC_ADVICE_NONE, "disabled"},
 	{"a number of fields", {.status = 400,.body = ERROR("Stream_WrongNumberOfFields", "X", "fields", PERMANENT)},

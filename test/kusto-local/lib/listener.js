@@ -9,6 +9,7 @@ import { Readable } from 'node:stream';
 import { checkHeaders } from './headers.js';
 
 const MAX_BUFFERED_BODY = 256 * 1024 * 1024;
+const BORROWED_MS = 30_000;
 
 export class Listener {
   // context: { journal, faults, tls }; streamed: the handler reads the body itself.
@@ -35,10 +36,18 @@ export class Listener {
     this.server.keepAliveTimeout = 120_000;
   }
 
+  // After an outage it is the same port again, which somebody's connection may
+  // have borrowed meanwhile.
   async listen() {
-    // After an outage it is the same port again.
-    this.server.listen(this.port ?? 0, '127.0.0.1');
-    await once(this.server, 'listening');
+    for (let deadline = Date.now() + BORROWED_MS; ; await sleep(20)) {
+      this.server.listen(this.port ?? 0, '127.0.0.1');
+      try {
+        await once(this.server, 'listening');
+        break;
+      } catch (error) {
+        if (error.code !== 'EADDRINUSE' || !this.port || Date.now() > deadline) throw error;
+      }
+    }
     this.port = this.server.address().port;
     this.url = `${this.scheme}://127.0.0.1:${this.port}`;
     return this;

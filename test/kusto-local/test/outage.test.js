@@ -1,10 +1,13 @@
 // Outages: what refuses, what comes back, what is lost; signatures and tokens
 // that end early; uploads that are read slowly.
 import assert from 'node:assert/strict';
+import { once } from 'node:events';
 import { mkdtempSync, rmSync } from 'node:fs';
+import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, beforeEach, test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { StrictClient } from './client.js';
 import { Running } from './harness.js';
 
@@ -35,6 +38,17 @@ const refused = (error) => error.cause?.code === 'ECONNREFUSED';
 const rows = async () => (await service.rows('telemetry', 'T')).length;
 const down = (parts, lose = false) => service.post('/down', { parts, lose });
 const up = () => service.post('/up');
+
+test('a port that somebody has borrowed meanwhile is waited for', async () => {
+  await down(['engine']);
+  const borrower = createServer().listen(Number(new URL(service.ready.engine).port), '127.0.0.1');
+  await once(borrower, 'listening');
+  const coming = up();
+  assert.equal(await Promise.race([coming.then(() => 'up'), sleep(300, 'waiting')]), 'waiting');
+  borrower.close();
+  await coming;
+  assert.equal((await query()).status, 200);
+});
 
 test('one part refuses connections and comes back at the same port', async () => {
   await down(['engine']);
