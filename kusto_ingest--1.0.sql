@@ -172,7 +172,7 @@ COMMENT ON COLUMN kusto.capture.columns IS 'columns that are captured; null: all
 COMMENT ON COLUMN kusto.capture.snapshot_operation IS 'export of the existing rows; changes wait until it is staged';
 COMMENT ON COLUMN kusto.capture.snapshot_seq IS '_seq of the existing rows';
 COMMENT ON COLUMN kusto.capture.ended_at IS 'when it was given up; what was captured before is still sent';
-COMMENT ON COLUMN kusto.capture.forgotten_at IS 'when all of it had been sent; the last one of a Kusto table is kept, which tells the order of its columns';
+COMMENT ON COLUMN kusto.capture.forgotten_at IS 'when all of it had been sent; one that knows most columns of a Kusto table is kept, for their order';
 
 COMMENT ON SEQUENCE kusto.capture_id_seq IS 'numbers of captures';
 
@@ -181,7 +181,8 @@ CREATE UNIQUE INDEX capture_target ON kusto.capture (relation, server, database,
 COMMENT ON INDEX kusto.capture_target IS 'what a trigger belongs to';
 
 -- Which columns the fields of a chunk are; it only ever grows at its end, so
--- that each shape is a beginning of the next.  The same shape may stand here
+-- that each shape is a beginning of the next, and of the longest of all captures
+-- to the same Kusto table.  The same shape may stand here
 -- twice, when two sessions found it at the same time.  The check of a foreign key
 -- would not see a capture that is newer than the transaction's snapshot.
 CREATE TABLE kusto.capture_shape (
@@ -624,6 +625,7 @@ CREATE VIEW kusto.captures WITH (security_barrier) AS
 		t.events,
 		CASE WHEN r.oid IS NULL THEN 'dropped'
 			WHEN t.total = 0 THEN 'missing'
+			WHEN t.by_statement AND h.relatives THEN 'by statement'
 			WHEN t.firing = t.total THEN 'enabled'
 			WHEN t.replica = t.total THEN 'replica only'
 			WHEN t.firing = 0 AND t.replica = 0 THEN 'disabled'
@@ -670,6 +672,8 @@ CREATE VIEW kusto.captures WITH (security_barrier) AS
 			SELECT count(*) AS total,
 				count(*) FILTER (WHERE g.tgenabled = 'O' OR g.tgenabled = 'A') AS firing,
 				count(*) FILTER (WHERE g.tgenabled = 'R') AS replica,
+				-- Neither row-level nor for TRUNCATE.
+				bool_or(g.tgtype::integer & 33 = 0 AND tree.relid OPERATOR(pg_catalog.=) c.relation) AS by_statement,
 				pg_catalog.array_remove(ARRAY[
 					CASE WHEN bool_or(g.tgtype::integer & 4 <> 0) THEN 'insert' END,
 					CASE WHEN bool_or(g.tgtype::integer & 16 <> 0) THEN 'update' END,
@@ -686,6 +690,10 @@ CREATE VIEW kusto.captures WITH (security_barrier) AS
 				AND (tree.relid OPERATOR(pg_catalog.=) c.relation OR g.tgparentid OPERATOR(pg_catalog.<>) oid '0')
 				AND (g.tgargs = a.named
 					OR pg_catalog.substr(g.tgargs, 1, pg_catalog.octet_length(w.whole)) = w.whole)) t
+		CROSS JOIN LATERAL (
+			SELECT r.relispartition OR r.relkind = 'r' AND EXISTS (
+				SELECT FROM pg_catalog.pg_inherits h
+				WHERE h.inhrelid OPERATOR(pg_catalog.=) c.relation OR h.inhparent OPERATOR(pg_catalog.=) c.relation) AS relatives) h
 		-- One that has a snapshot goes before later ones that have none.
 		LEFT JOIN LATERAL (
 			SELECT pg_catalog.convert_from(k.data, 'UTF8')::jsonb AS mark
@@ -739,7 +747,7 @@ COMMENT ON COLUMN kusto.captures.relation_name IS 'its name when the capture beg
 COMMENT ON COLUMN kusto.captures.owner IS 'role whose user mapping is used: the table''s owner when it was captured';
 COMMENT ON COLUMN kusto.captures.columns IS 'columns that are captured; null: all';
 COMMENT ON COLUMN kusto.captures.events IS 'what the triggers on the table record';
-COMMENT ON COLUMN kusto.captures.triggers IS 'enabled, partly disabled, disabled, replica only, missing or dropped; session_replication_role = replica stops them all the same, unless replicated';
+COMMENT ON COLUMN kusto.captures.triggers IS 'enabled, partly disabled, disabled, replica only, missing, dropped, or by statement: it has become a partition, or an inheritance parent or child since, and kusto_capture() should be called again; session_replication_role = replica stops them all the same, unless replicated';
 COMMENT ON COLUMN kusto.captures.state IS 'active; failing: tried again and again, see last_error; waiting for snapshot: until the existing rows are staged; waiting for columns: the Kusto table lacks some, and who has added them calls kusto_capture() again; foreign: recorded by another cluster or database, until kusto_capture() is called here; ending: no more is captured, the rest is sent';
 COMMENT ON COLUMN kusto.captures.lag_rows IS 'row changes that are committed and neither streamed nor staged yet';
 COMMENT ON COLUMN kusto.captures.lag IS 'since when the oldest of them waits';

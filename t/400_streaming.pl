@@ -269,6 +269,15 @@ $operation = $pg->ends_as($id, 'failed', 'a job whose rows Kusto does not take f
 isnt($operation->{error_message}, undef, 'and has the reason');
 my $retried = $pg->fails("SELECT kusto_retry('$id')");
 is($retried->{sqlstate}, '55000', 'kusto_retry has no blobs of it to post');
+fresh_table('JobInDoubt');
+$pg->set_config('kusto_ingest.retry_timeout' => 0);
+$kusto->fault($streaming, { lose_reply => JSON::PP::true }, times => -1);
+$id = $pg->async('SELECT 1 AS i', 'JobInDoubt', mode => q('streaming'));
+is_deeply([ @{ $pg->ends_as($id, 'unknown', 'a job whose answers are lost: the outcome is unknown') }{qw(error_code runs)} ], [ 'KU003', 1 ],
+	'and it is not run again');
+like(join(',', @{ rows_of('JobInDoubt') }), qr/^1(?:,1)*$/, 'its rows are there');
+$kusto->clear_faults;
+$pg->set_config('kusto_ingest.retry_timeout' => '2min');
 $id = $pg->async($too_much, 'Job', mode => q('streaming'));
 is($pg->ends_as($id, 'failed', 'a job whose result is too large fails')->{error_code}, '54000', 'and says so');
 $id = $pg->async($full, 'Full', mode => q('managed'));

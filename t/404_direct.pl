@@ -141,6 +141,11 @@ like($error->{detail}, qr/Kusto may have ingested the data all the same\./, 'as 
 like($error->{hint}, qr/before you export them again/, 'and the hint');
 is_deeply(rows_of('Doubtful'), ['1'], 'which is right: it was not sent again');
 nothing_recorded('Doubtful', 'unknown');
+my $id_in_doubt = $pg->async('SELECT 2 AS i', 'Doubtful', mode => q('direct'));
+my $in_doubt = $pg->ends_as($id_in_doubt, 'unknown', 'a lost answer: that of a job is unknown, too');
+is_deeply([ @$in_doubt{qw(error_code runs)} ], [ 'KU003', 1 ], 'for the same reason, and it is not run again');
+like($in_doubt->{hint}, qr/before you export them again/, 'with the same hint');
+is_deeply(rows_of('Doubtful'), [ 1, 2 ], 'which is right there, too');
 $kusto->clear_faults;
 
 # ---- cancel ----
@@ -176,6 +181,19 @@ like($session->sql($call), qr/^[0-9a-f-]{36}$/, 'the session works afterwards');
 is_deeply(rows_of('Stuck'), ['1'], 'and what was cancelled is not there');
 
 # ---- a job, and the procedure ----
+
+fresh_table('Gone');
+$kusto->fault($ingest_into, { blackhole => JSON::PP::true }, times => -1);
+for my $call ('pg_cancel_backend', 'pg_terminate_backend')
+{
+	forget_log();
+	my $stuck = $pg->async('SELECT 1 AS i', 'Gone', mode => q('direct'));
+	wait_until(\&is_stuck, 'until a job is stuck');
+	$pg->sql("SELECT $call(pid) FROM pg_stat_activity WHERE backend_type = 'kusto_ingest job'");
+	my $ended = $pg->ends_as($stuck, 'unknown', "$call() while Kusto has the command: the outcome is unknown");
+	is_deeply([ @$ended{qw(error_code runs)} ], [ $call eq 'pg_cancel_backend' ? '57014' : '57P01', 1 ], 'as the row says');
+}
+$kusto->clear_faults;
 
 fresh_table('Job');
 $id = $pg->async('SELECT i FROM generate_series(1, 3) i', 'Job', mode => q('direct'));

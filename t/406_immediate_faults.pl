@@ -1,6 +1,6 @@
 # Accidents between Kusto's answer and the record of it, in the modes of kusto_ingest that have their
-# effect at once: the data are in Kusto and no operation tells of them; a job is run again, which makes
-# it at least once, or once with a key of one's own.
+# effect at once: the data are in Kusto and no operation tells of them. A job that can still tell so ends
+# as unknown; one that is killed is run again, which makes it at least once, or once with a key of one's own.
 use strict;
 use warnings;
 
@@ -40,6 +40,26 @@ sub arm
 sub fresh_table { my ($table) = @_; $kusto->create_table($db, $table, 'i:int'); return $table }
 sub rows_of { my ($table) = @_; return join ',', sort map { $_->[0] } @{ $kusto->rows($db, $table) } }
 
+# Data that Kusto may have are not sent again without being asked for.
+sub is_in_doubt
+{
+	my ($id, $code, $name) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	my $operation = $pg->ends_as($id, 'unknown', "$name: the outcome is unknown");
+	is($operation->{error_code}, $code, "$name: the row has the reason");
+	like($operation->{hint}, qr/^Look whether the data are in the Kusto table/, "$name: and tells what to do");
+	return $operation;
+}
+
+# What a transaction runs into when it commits.
+$pg->sql(<<~'SQL');
+	CREATE TABLE conflicting (i int);
+	CREATE FUNCTION conflict() RETURNS trigger LANGUAGE plpgsql AS
+	$$BEGIN RAISE 'could not serialize access' USING ERRCODE = 'serialization_failure'; END$$;
+	CREATE CONSTRAINT TRIGGER at_commit AFTER INSERT ON conflicting DEFERRABLE INITIALLY DEFERRED
+	FOR EACH ROW EXECUTE FUNCTION conflict();
+	SQL
+
 sub is_up { my ($status) = $pg->node->psql('postgres', 'SELECT 1'); return $status == 0 }
 
 for my $mode (qw(streaming direct))
@@ -54,6 +74,8 @@ for my $mode (qw(streaming direct))
 		my $outcome = $session->receive;
 		ok($outcome->{lost} || $outcome->{err} =~ /XX0FT/, "$mode, $action: the accident happens") or diag $outcome->{err};
 		ok(-e marker(1), "$mode, $action: at its point");
+		like($outcome->{err}, qr/CONTEXT:  recording what is in Kusto table "$table" already/, "$mode: the error says where the rows are")
+		  if $action eq 'error';
 		wait_until(\&is_up, 'the server is up');
 		$session->quit;
 		arm('');
@@ -62,7 +84,7 @@ for my $mode (qw(streaming direct))
 	}
 
 	# A job.
-	for my $action (qw(exit kill sleep))
+	for my $action (qw(kill sleep))
 	{
 		my $table = fresh_table("Job_${mode}_$action");
 		arm($action);
@@ -79,19 +101,63 @@ for my $mode (qw(streaming direct))
 		is($operation->{runs}, 2, "$mode, job, $action: once");
 		is(rows_of($table), '1,1', "$mode, job, $action: and sends its rows again");
 	}
-	my $table = fresh_table("Job_${mode}_error");
-	arm('error');
-	my $id = $pg->async('SELECT 1 AS i', $table, mode => "'$mode'");
-	is($pg->ends_as($id, 'failed', "$mode, job, error: it fails")->{error_code}, 'XX0FT', "$mode, job, error: with the error");
+	for my $action (qw(error exit))
+	{
+		my $table = fresh_table("Job_${mode}_$action");
+		arm($action);
+		my $id = $pg->async('SELECT 1 AS i', $table, mode => "'$mode'");
+		is(is_in_doubt($id, $action eq 'error' ? 'XX0FT' : '57P01', "$mode, job, $action")->{runs}, 1, "$mode, job, $action: it is not run again");
+		arm('');
+		is(rows_of($table), '1', "$mode, job, $action: the rows are in Kusto");
+	}
+
+	my $table = fresh_table("Conflict_$mode");
+	my $id = $pg->async('INSERT INTO conflicting VALUES (1) RETURNING i', $table, mode => "'$mode'");
+	is(is_in_doubt($id, '40001', "$mode, a serialization failure after Kusto's answer")->{runs}, 1, "$mode: it is not run again, either");
+	is(rows_of($table), '1', "$mode: the rows are in Kusto once");
+
+	# The run that fails has sent nothing, but the one before has.
+	$table = fresh_table("Lost_$mode");
+	arm('kill');
+	$id = $pg->async('SELECT 1 AS i', $table, mode => "'$mode'");
+	wait_until(sub { -e marker(1) }, "$mode: a job is killed after Kusto's answer");
+	wait_until(\&is_up, 'the server is up');
+	$kusto->fault({ service => 'engine' }, { status => 400, body => 'no more' }, times => -1);
 	arm('');
-	is(rows_of($table), '1', "$mode, job, error: the rows are in Kusto all the same");
+	my $operation = $pg->finished($id);
+	is($operation->{state}, 'unknown', "$mode: its second run fails, and the outcome is unknown") or diag explain $operation;
+	is($operation->{runs}, 2, "$mode: it was the second");
+	$kusto->clear_faults;
+	is(rows_of($table), '1', "$mode: the rows of the first are in Kusto");
 }
+
+# Three times.
+my $lost = fresh_table('Lost');
+arm('kill:3');
+my $thrice = $pg->async('SELECT 1 AS i', $lost, mode => q('streaming'));
+wait_until(sub { $pg->node->psql('postgres', "SELECT kusto_wait('$thrice', '500 ms')"); return -e marker(3) }, 'a job is killed three times');
+wait_until(\&is_up, 'the server is up');
+arm('');
+is(is_in_doubt($thrice, '57P01', 'a job that is killed three times')->{runs}, 3, 'it has run three times');
+is(rows_of($lost), '1,1,1', 'and sent its rows each time');
+
+# Cancelled by its owner.
+my $cancelled = fresh_table('Cancelled');
+arm('sleep');
+my $sent = $pg->async('SELECT 1 AS i', $cancelled, mode => q('streaming'));
+wait_until(sub { -e marker(1) }, 'a job has sent its rows and goes no further');
+is($pg->sql("SELECT kusto_cancel('$sent')"), 't', 'kusto_cancel of it');
+arm('');
+my $record = $pg->ends_as($sent, 'cancelled', 'it is cancelled');
+like($record->{details}, qr/Kusto may have it/, 'and the row tells of the rows that it may have sent');
+is(rows_of($cancelled), '1', 'which are there');
 
 # With a key.
 my $table = fresh_table('Keyed');
-arm('exit');
+arm('kill');
 my $id = $pg->async('SELECT 1 AS i', $table, mode => q('direct'), tags => q(ARRAY['ingest-by:k']), ingest_if_not_exists => q(ARRAY['k']));
 wait_until(sub { -e marker(1) }, 'direct, with a key: the accident happens in a job');
+wait_until(\&is_up, 'the server is up');
 arm('');
 is($pg->ends_as($id, 'skipped', 'direct, with a key: the second run finds its rows')->{runs}, 2, 'it was the second');
 is(rows_of($table), '1', 'and they are there once');

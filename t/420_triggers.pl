@@ -435,14 +435,24 @@ $pg->set_config('kusto_ingest.outbox_limit' => '-1');
 
 # ---- the extension goes and comes back ----
 
-$session->sql('DROP EXTENSION kusto_ingest CASCADE');
+sub create_anew
+{
+	$session->sql('CREATE EXTENSION kusto_ingest');
+	$session->sql(q(CREATE SERVER adx FOREIGN DATA WRAPPER kusto OPTIONS (query_uri 'http://127.0.0.1:9', ingest_uri 'http://127.0.0.1:9')));
+	$session->sql(q(CREATE USER MAPPING FOR PUBLIC SERVER adx OPTIONS (auth 'none')));
+	$session->sql($_) for split /;\n/, OutboxRows::triggers('b', 'B');
+	return;
+}
+
+$session->sql($_) for 'BEGIN', 'INSERT INTO b VALUES (39)', 'DROP EXTENSION kusto_ingest CASCADE', 'COMMIT';
 $session->sql('INSERT INTO b VALUES (40)');
-$session->sql('CREATE EXTENSION kusto_ingest');
-$session->sql(q(CREATE SERVER adx FOREIGN DATA WRAPPER kusto OPTIONS (query_uri 'http://127.0.0.1:9', ingest_uri 'http://127.0.0.1:9')));
-$session->sql(q(CREATE USER MAPPING FOR PUBLIC SERVER adx OPTIONS (auth 'none')));
-$session->sql($_) for split /;\n/, OutboxRows::triggers('b', 'B');
+create_anew();
 $session->sql('INSERT INTO b VALUES (41)');
 is(join(' ', map { $_->[4] } $outbox->rows('B')), '41', 'DROP and CREATE EXTENSION in one session');
+$session->sql($_) for 'BEGIN', 'INSERT INTO b VALUES (42)', 'DROP EXTENSION kusto_ingest CASCADE';
+create_anew();
+$session->sql($_) for 'INSERT INTO b VALUES (43)', 'COMMIT';
+is(join(' ', map { $_->[4] } $outbox->rows('B')), '43', 'and in one transaction');
 $_->quit for $session, $other, $full;
 
 done_testing();

@@ -190,6 +190,121 @@ $pg->sql('INSERT INTO again VALUES (32, 3)');
 changes_are('Again', [ 'insert|1|11|12|', 'insert|2||22|23', 'insert|3||32|' ], 'and so does another table');
 $pg->poll(q(SELECT count(*) = 1 FROM kusto.capture WHERE table_name = 'Again'), 't', 'of several that are over none is left');
 
+# Several tables to one Kusto table, whose columns they add in turn, and both at once.
+$pg->sql("CREATE TABLE $_ (id int PRIMARY KEY, note text)") for qw(one two);
+capture($_, 'Both') for qw(one two);
+$pg->sql(q(INSERT INTO one VALUES (1, 'a')));
+$pg->sql(q(INSERT INTO two VALUES (2, 'b')));
+$pg->sql('ALTER TABLE one ADD phone text; ALTER TABLE two ADD salary text');
+my $adding = $pg->session;
+$adding->sql(q(BEGIN; INSERT INTO one VALUES (3, 'a', 'phone-of-3')));
+my $waiting = $pg->session;
+$waiting->send(q(INSERT INTO two VALUES (4, 'b', 'salary-of-4')));
+$pg->poll('SELECT count(*) FROM pg_stat_activity WHERE pid = ' . $waiting->pid . q( AND wait_event_type = 'Lock'), '1',
+	'two tables to one Kusto table: only one adds columns at a time');
+$adding->sql('COMMIT');
+$waiting->receive;
+$pg->sql('ALTER TABLE one ADD salary text, ADD age int');
+$pg->sql(q(INSERT INTO one VALUES (5, 'a', 'phone-of-5', 'salary-of-5', 55)));
+$pg->sql(q(INSERT INTO two VALUES (6, 'b', 'salary-of-6')));
+changes_are('Both', [ 'insert|1|a|||', 'insert|2|b|||', 'insert|3|a|phone-of-3||', 'insert|4|b||salary-of-4|',
+	'insert|5|a|phone-of-5|salary-of-5|55', 'insert|6|b||salary-of-6|' ], 'each value is in the column of its name');
+# The one that knows most columns is over first; the other, and whoever comes later, knows them all.
+$pg->sql(q(SELECT kusto_uncapture('one')));
+$pg->poll(q(SELECT count(*) = 1 FROM kusto.captures WHERE table_name = 'Both'), 't', 'one of them is given up');
+$pg->sql('ALTER TABLE two ADD late text');
+$pg->sql(q(INSERT INTO two VALUES (7, 'b', 'salary-of-7', 'late-of-7')));
+$pg->sql('DROP TABLE two');
+$pg->sql('CREATE TABLE three (late text, id int PRIMARY KEY)');
+capture('three', 'Both');
+$pg->sql(q(INSERT INTO three VALUES ('late-of-8', 8)));
+changes_are('Both', [ 'insert|1|a||||', 'insert|2|b||||', 'insert|3|a|phone-of-3|||', 'insert|4|b||salary-of-4||',
+	'insert|5|a|phone-of-5|salary-of-5|55|', 'insert|6|b||salary-of-6||', 'insert|7|b||salary-of-7||late-of-7',
+	'insert|8|||||late-of-8' ], 'and what is added later stands behind all of them');
+$pg->poll(q(SELECT count(*) = 1 FROM kusto.capture WHERE table_name = 'Both'), 't', 'of those that are over none is left');
+
+# A capture that is alone does not let its sessions wait for each other.
+$pg->sql('CREATE TABLE alone (id int PRIMARY KEY)');
+capture('alone', 'Alone');
+$pg->sql('ALTER TABLE alone ADD more int');
+$adding->sql('BEGIN; INSERT INTO alone VALUES (1, 11)');
+$pg->sql('INSERT INTO alone VALUES (2, 12)');
+$adding->sql('COMMIT');
+changes_are('Alone', [ 'insert|1|11', 'insert|2|12' ], 'two sessions find a new column at the same time');
+
+# ---- tables that get relatives ----
+
+# Statement-level triggers would miss what comes by way of the parent, or report what is the children's.
+sub triggers_by_row
+{
+	my ($relation) = @_;
+	return $pg->sql("SELECT count(*) FROM pg_trigger WHERE tgrelid = '$relation'::regclass AND NOT tgisinternal AND tgtype & 33 = 1");
+}
+
+sub trigger_properties
+{
+	my ($relation) = @_;
+	return $pg->sql("SELECT tgname, tgtype & ~1, tgenabled, tgargs, tgfoid, obj_description(oid, 'pg_trigger') FROM pg_trigger WHERE tgrelid = '$relation'::regclass AND NOT tgisinternal ORDER BY 1");
+}
+
+# The library is there as soon as it has something to do.
+my $loaded = "LOAD 'kusto_ingest'; ";
+$pg->sql('CREATE TABLE root (id int PRIMARY KEY, note text) PARTITION BY RANGE (id); CREATE TABLE part (LIKE root INCLUDING ALL)');
+capture('part', 'Part');
+$pg->sql(q(INSERT INTO part VALUES (1, 'alone')));
+my $attach = 'ALTER TABLE root ATTACH PARTITION part FOR VALUES FROM (0) TO (100)';
+$pg->sql("${loaded}BEGIN; $attach; ROLLBACK");
+is(triggers_by_row('part'), 0, 'a captured table that does not become a partition after all has the triggers that it had');
+my ($insert_trigger, $update_trigger) = map { $pg->sql("SELECT tgname FROM pg_trigger WHERE tgrelid = 'part'::regclass AND tgname LIKE '%$_'") } qw(insert update);
+$pg->sql(qq(ALTER TABLE part ENABLE ALWAYS TRIGGER "$insert_trigger", DISABLE TRIGGER "$update_trigger"));
+my $properties = trigger_properties('part');
+$pg->sql("$loaded$attach");
+is(triggers_by_row('part'), 3, 'a captured table that becomes a partition has row-level triggers');
+is(trigger_properties('part'), $properties, 'which otherwise are as they were');
+$pg->sql(qq(ALTER TABLE part ENABLE TRIGGER "$insert_trigger", ENABLE TRIGGER "$update_trigger"));
+capture_is('part', 'triggers', 'enabled', 'of the right kind');
+$pg->sql(q(INSERT INTO root VALUES (2, 'by the parent'); UPDATE root SET note = 'z' WHERE id = 1; INSERT INTO part VALUES (3, 'by itself'); DELETE FROM root WHERE id = 2));
+changes_are('Part', [ 'insert|1|alone', 'insert|2|by the parent', 'update|1|z', 'insert|3|by itself', 'delete|2|by the parent' ],
+	'and all of its changes are captured, by the same capture');
+
+$pg->sql('CREATE TABLE mother (id int PRIMARY KEY, note text); CREATE TABLE child (LIKE mother INCLUDING ALL)');
+capture($_, ucfirst) for qw(mother child);
+$pg->sql("${loaded}ALTER TABLE child INHERIT mother");
+is(triggers_by_row($_), 3, "ALTER TABLE INHERIT: the same of the $_") for qw(mother child);
+$pg->sql(q(INSERT INTO mother VALUES (1, 'a'); INSERT INTO child VALUES (10, 'b'); UPDATE mother SET note = 'c'; DELETE FROM mother WHERE id = 10));
+changes_are('Mother', [ 'insert|1|a', 'update|1|c' ], 'the child\'s rows are not the parent\'s');
+changes_are('Child', [ 'insert|10|b', 'update|10|c', 'delete|10|c' ], 'and the child knows what became of them by way of it');
+
+$pg->sql('CREATE TABLE aunt (id int PRIMARY KEY, note text)');
+capture('aunt', 'Aunt');
+$pg->sql("${loaded}CREATE TABLE cousin () INHERITS (aunt)");
+is(triggers_by_row('aunt'), 3, 'CREATE TABLE INHERITS: the same of the parent');
+$pg->sql("${loaded}ALTER TABLE IF EXISTS nobody INHERIT aunt; ALTER TABLE cousin NO INHERIT aunt; CREATE TABLE grandchild () INHERITS (cousin)");
+pass('other commands go on');
+
+$pg->sql(<<~"SQL");
+	CREATE TABLE choosy (LIKE root INCLUDING ALL);
+	CREATE TRIGGER choosy AFTER INSERT ON choosy REFERENCING NEW TABLE AS n FOR EACH STATEMENT WHEN (current_user <> 'nobody')
+		EXECUTE FUNCTION kusto_capture_changes('$db', 'Choosy', 'adx');
+	SQL
+$pg->fails_like("${loaded}ALTER TABLE root ATTACH PARTITION choosy FOR VALUES FROM (100) TO (200)",
+	{ sqlstate => '0A000', message => qr/"choosy".*row-level/, detail => qr/WHEN/, hint => qr/FOR EACH ROW/ }, 'a trigger with a condition stops the command');
+
+# A session without the library leaves them as they are.
+$pg->sql('CREATE TABLE uncle (id int PRIMARY KEY, note text); CREATE TABLE nephew (LIKE uncle INCLUDING ALL)');
+capture('uncle', 'Uncle');
+capture_is('uncle', 'triggers', 'enabled', 'a table without relatives');
+$pg->sql('ALTER TABLE nephew INHERIT uncle');
+capture_is('uncle', 'triggers', 'by statement', 'a session without the library makes it a parent: kusto.captures shows it');
+my ($status, undef, $stderr) = $pg->node->psql('postgres', q(INSERT INTO uncle VALUES (1, 'a'), (2, 'b'); INSERT INTO uncle VALUES (3, 'c')));
+is($status, 0, 'its own changes are captured');
+my @warnings = $stderr =~ /(WARNING:  trigger "Kusto_capture_\d+_insert" does not capture row changes of table "uncle" rightly)/g;
+is(@warnings, 1, 'with a warning, once in a session') or diag $stderr;
+capture('uncle', 'Uncle');
+capture_is('uncle', 'triggers', 'enabled', 'kusto_capture() again: all is well');
+$pg->sql(q(INSERT INTO nephew VALUES (10, 'the child'); UPDATE uncle SET note = 'z' WHERE id IN (1, 10)));
+changes_are('Uncle', [ 'insert|1|a', 'insert|2|b', 'insert|3|c', 'update|1|z' ], 'and the child\'s rows are not its own');
+
 # ---- transactions that roll back ----
 
 $pg->sql('CREATE TABLE r (id int PRIMARY KEY)');

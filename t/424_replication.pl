@@ -70,7 +70,9 @@ synced('chosen');
 $applied->ops_are('Quiet', [], 'the rows of a tablesync do not fire the usual triggers', 'id');
 $applied->ops_are('Loud', [ map { "insert $_/before" } 1 .. 3 ], 'but those that always fire', 'id', 'v');
 is(length(($applied->history('Loud'))[0]{row}{big}), 20000, 'with all of their values');
-$applied->ops_are('Parts', [ 'insert 1/before', 'insert 101/before' ], 'also into partitions', 'id', 'v');
+# Each partition has a process of its own.
+$applied->settle;
+is_deeply([ sort @{ $applied->ops('Parts', 'id', 'v') } ], [ 'insert 1/before', 'insert 101/before' ], 'also into partitions');
 
 my $work = <<~'SQL';
 	INSERT INTO %1$s (id, v) VALUES (10, 'a'), (11, 'b');
@@ -112,7 +114,34 @@ $subscriber->sql("SELECT kusto_capture('quiet', '$db', 'Quiet', create_table => 
 $publisher->sql(q(INSERT INTO quiet VALUES (20, 'later')));
 catch_up('chosen');
 $applied->ops_are('Quiet', [ 'insert 100', 'insert 20' ], 'kusto_capture() again with replicated => true', 'id');
+
+# ---- what the process that applies has to record of its own accord ----
+
+# Columns that nobody has seen before.
+$_->sql('ALTER TABLE loud ADD COLUMN w int') for $subscriber, $publisher;
+my $shapes = $subscriber->sql('SELECT count(*) FROM kusto.capture_shape');
+$publisher->sql(q(INSERT INTO loud VALUES (500, 'wider', NULL, 5)));
+catch_up('chosen');
+is($subscriber->sql('SELECT count(*) FROM kusto.capture_shape'), $shapes + 1, 'the first change of a table with a new column is applied: the columns are recorded');
+$applied->settle;
+is((grep { $_->{row}{id} == 500 } $applied->history('Loud'))[0]{row}{w}, 5, 'and it is sent with it');
+$applied->replays('loud', 'Loud', ['id'], 'a new column');
+
+# A table that nobody has captured before.
+on_both('CREATE TABLE hand (id int PRIMARY KEY, v text)');
+$kusto->command($db, '.create table Hand (_op:string, _txid:long, _seq:long, _changed_at:datetime, id:int, v:string)');
+$subscriber->sql("CREATE TRIGGER t AFTER INSERT OR UPDATE OR DELETE ON hand FOR EACH ROW EXECUTE FUNCTION kusto_capture_changes('$db', 'Hand')");
+$subscriber->sql('ALTER TABLE hand ENABLE ALWAYS TRIGGER t');
+$publisher->sql('ALTER PUBLICATION chosen ADD TABLE hand');
+$subscriber->sql('ALTER SUBSCRIPTION chosen REFRESH PUBLICATION');
+synced('chosen');
+is($subscriber->sql(q(SELECT count(*) FROM kusto.capture WHERE table_name = 'Hand')), 0, 'a trigger made by hand that has not fired');
+$publisher->sql(q(INSERT INTO hand VALUES (1, 'first'); UPDATE hand SET v = 'second'));
+catch_up('chosen');
+is($subscriber->sql(q(SELECT count(*) FROM kusto.capture WHERE table_name = 'Hand')), 1, 'it first fires for what is applied: the capture is recorded');
+$applied->ops_are('Hand', [ 'insert 1/first', 'update 1/second' ], 'and the changes are sent', 'id', 'v');
 $subscriber->sql('DROP SUBSCRIPTION chosen');
+on_both('DROP TABLE hand');
 
 # ---- a publication of all tables, the extension's among them ----
 

@@ -360,6 +360,44 @@ my $loop = $pg->fails('SELECT ' . $pg->ingest_call('SELECT 1 AS i', 'Nothing'));
 is($loop->{sqlstate}, '42809', 'a trigger by hand on a table of the extension is refused when it fires') or diag $loop->{text};
 $pg->sql('DROP TRIGGER loop ON kusto.operation');
 
+# What is known of a trigger is little: a session may meet the triggers of thousands of partitions.
+$pg->sql(<<~"SQL");
+	CREATE TABLE many (id int, PRIMARY KEY (id)) PARTITION BY RANGE (id);
+	DO \$\$ BEGIN FOR i IN 0 .. 49 LOOP EXECUTE format('CREATE TABLE many_%s PARTITION OF many FOR VALUES FROM (%s) TO (%s)', i, i, i + 1); END LOOP; END \$\$;
+	SELECT kusto_capture('many', '$db', 'Many', create_table => true);
+	SQL
+SKIP:
+{
+	skip 'pg_backend_memory_contexts came with PostgreSQL 14', 1 if $pg->node->pg_version < 14;
+	my $contexts = $pg->sql(<<~'SQL');
+		INSERT INTO many SELECT generate_series(0, 49);
+		SELECT string_agg(format('%s %s', name, n), ', ' ORDER BY name) FROM (SELECT name, count(*) AS n
+			FROM pg_backend_memory_contexts WHERE name ~ '^kusto_ingest captured? (trigger|row)$' GROUP BY name) c
+		SQL
+	is($contexts, 'kusto_ingest capture trigger 50, kusto_ingest captured row 1', 'memory for a row is needed once, not for each trigger');
+}
+
+# And of so many it keeps some: those that others need are found out again.
+SKIP:
+{
+	skip 'pg_backend_memory_contexts came with PostgreSQL 14', 3 if $pg->node->pg_version < 14;
+	my ($tables, $kept) = (1100, q(SELECT count(*) FROM pg_backend_memory_contexts WHERE name = 'kusto_ingest capture trigger'));
+	$pg->sql(<<~"SQL");
+		CREATE TABLE crowd (id int, n int DEFAULT 0, PRIMARY KEY (id)) PARTITION BY LIST (id);
+		DO \$\$ BEGIN FOR i IN 1 .. $tables LOOP EXECUTE format('CREATE TABLE crowd_%s PARTITION OF crowd FOR VALUES IN (%s)', i, i); END LOOP; END \$\$;
+		SELECT kusto_capture('crowd', '$db', 'Crowd', create_table => true, events => '{insert,update}');
+		SQL
+	my @counts = split /\n/, $pg->sql(<<~"SQL");
+		INSERT INTO crowd SELECT generate_series(1, $tables);
+		$kept;
+		UPDATE crowd SET n = 1;
+		$kept;
+		SQL
+	is($counts[0], $tables, 'a transaction keeps what it knows of its triggers');
+	cmp_ok($counts[1], '<=', $tables + 20, 'later ones give it back');
+	$changes->replays('crowd', 'Crowd', ['id'], 'more triggers than are kept');
+}
+
 is($pg->sql(q(SELECT count(*) FROM kusto.dead_letter)), 0, 'nothing was refused by Kusto');
 is($pg->sql(q(SELECT string_agg(relation_name || ': ' || last_error, ', ') FROM kusto.captures WHERE last_error IS NOT NULL)), '', 'and nothing has failed');
 $kusto->assert_no_violations;

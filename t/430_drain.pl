@@ -223,9 +223,10 @@ sub log_count
 	cmp_ok($seconds, '<', 5, 'is not held up by twenty whose service does not');
 	my ($post) = elapsed(sub { $pg->succeeds($pg->ingest('SELECT 1 AS a', 'Prompt2', create_table => 'true', server => q('adx'))) });
 	cmp_ok($post, '<', 10, 'nor is an export');
+	# Those that are under way stay without an answer; the next worker's will have one.
+	$other->clear_faults;
 	my ($end) = elapsed(sub { $pg->forget_worker });
 	cmp_ok($end, '<', 5, 'and the worker can be terminated');
-	$other->clear_faults;
 	$outbox->arrives($_, 'they arrive when it answers again', unordered => 1) for @silent;
 }
 

@@ -77,6 +77,9 @@ sub show_table
 		$line =~ s/\s+$//;
 		print "$line\n";
 	}
+	my @base = grep { defined } @$baseline;
+	print "  the baseline itself varied by more than a fifth: something else used this machine, measure again\n"
+	  if percentile(100, @base) > 1.2 * percentile(0, @base);
 	print "\n";
 	return;
 }

@@ -106,6 +106,21 @@ extern KcSlice kc_result_column_type(const KcResult *result, int column);	/* "lo
 extern bool kc_result_next(KcResult *result);	/* false after the last row */
 extern KcJsonValue kc_result_value(const KcResult *result, int column);
 
+typedef struct KcColumn
+{
+	const char *name;			/* UTF-8 */
+	const char *type;			/* "long", "datetime" */
+} KcColumn;
+
+/*
+ * Of the answer of a command that tells a table's schema: are these the
+ * table's first columns, in that order?  False: column *at is not, and what is
+ * in its place is appended to found, if anything.  An answer that does not tell
+ * proves nothing: true.
+ */
+extern bool kc_result_begins_with_columns(KcResult *result, const KcColumn *columns, int ncolumns,
+										  int *at, KcBuf *found);
+
 typedef struct KcRequestTask
 {
 	KcTask		task;
@@ -279,6 +294,18 @@ typedef struct KcStreamTask
 #define KC_STREAM_THROTTLE_MS	(10 * 1000)
 extern KcStatus kc_kusto_stream_start(KcClient *client, const KcStreamRequest *request,
 									  KcStreamTask **task, KcError *err);
+
+/*
+ * The table may have got columns just now: make all nodes that take streaming
+ * ingestion forget those that they know; until then they lose the values of new
+ * columns without a word.  When that fails, streaming must wait until they
+ * forget of themselves: managed requests of this client are queued for
+ * KC_STREAM_SCHEMA_MS.  The documentation says "minutes".
+ * (learn.microsoft.com/kusto/management/data-ingestion/streaming-ingestion-schema-changes)
+ */
+#define KC_STREAM_SCHEMA_MS		(5 * 60 * 1000)
+extern KcStatus kc_kusto_stream_schema_start(KcClient *client, KcSlice database, KcSlice table,
+											 KcTask **task, KcError *err);
 
 /*
  * ".ingest into table" of committed blobs, all of them or none, and wait for

@@ -227,7 +227,8 @@ failed_extent(const KcResult *result, const KcAlloc *alloc, KcError *err)
 
 /*
  * A row an extent.  When nothing was ingested, which ingestIfNotExists may
- * bring about, there is one row without an extent.
+ * bring about, there is one row without an extent.  After a try of ours that
+ * may have been done, the data with that key are most likely those.
  */
 static KcStatus
 check_result(Direct *direct, KcResult *result, KcError *err)
@@ -252,7 +253,7 @@ check_result(Direct *direct, KcResult *result, KcError *err)
 	if (nrows == 0 || direct->properties->nif_not_exists == 0)
 		return kc_error_set(err, KC_ERR_REFUSED, doing_direct,
 							"Kusto accepted the command, but ingested nothing");
-	direct->pub.skipped = true;
+	direct->pub.skipped = !direct->maybe_done;
 	return KC_OK;
 }
 

@@ -8,6 +8,7 @@
  *	capture_order.c		numbers for statements inside of others' triggers
  *	capture_shape.c		columns of a table to columns in Kusto
  *	capture_install.c	kusto_capture, kusto_uncapture
+ *	capture_inherit.c	captured tables that become partitions, parents, children
  *	capture_triggers.c	their triggers
  *	capture_snapshot.c	the rows that are there already
  *	capture_letter.c	what Kusto has refused, once more
@@ -66,7 +67,10 @@ extern KpgCaptureShape *kpg_capture_shape(TupleDesc desc, const KpgCapture *capt
 extern KpgCaptureShape *kpg_capture_shape_anew(TupleDesc desc, const KpgCapture *capture,
 											   KpgCaptureShape *newest);
 
-/* ".create-merge table" with the columns in front and those of the shape. */
+/* The columns in front, whose attnum is 0, and those of the shape. */
+extern KpgCaptureShape *kpg_capture_whole_shape(const KpgCapture *capture, const KpgCaptureShape *shape);
+
+/* ".create-merge table" with all of them. */
 extern char *kpg_capture_create_merge(const KpgCapture *capture, const KpgCaptureShape *shape);
 
 /* The columns of the primary key, as attnum - FirstLowInvalidHeapAttributeNumber; NULL: none. */

@@ -26,6 +26,7 @@
 #include "access/xact.h"
 #include "lib/ilist.h"
 #include "utils/memutils.h"
+#include "utils/syscache.h"
 
 #include "alloc.h"
 #include "capture_internal.h"
@@ -122,7 +123,7 @@ release_all(void)
 
 /* One that nobody has open. */
 static KpgCaptureChunk *
-find_chunk(int32 capture, int64 shape, SubTransactionId subid)
+find_chunk(Oid table, int32 capture, int64 shape, SubTransactionId subid)
 {
 	dlist_iter	iter;
 
@@ -130,7 +131,7 @@ find_chunk(int32 capture, int64 shape, SubTransactionId subid)
 	{
 		KpgCaptureChunk *chunk = dlist_container(KpgCaptureChunk, node, iter.cur);
 
-		if (chunk->capture == capture && chunk->subid == subid && chunk->shape == shape && !chunk->open)
+		if (chunk->table == table && chunk->capture == capture && chunk->subid == subid && chunk->shape == shape && !chunk->open)
 			return chunk;
 	}
 	return NULL;
@@ -140,11 +141,13 @@ KpgCaptureChunk *
 kpg_capture_buffer_open(int32 capture, int64 shape)
 {
 	SubTransactionId subid = GetCurrentSubTransactionId();
-	KpgCaptureChunk *chunk = find_chunk(capture, shape, subid);
+	Oid			table = kpg_outbox_capture_table();
+	KpgCaptureChunk *chunk = find_chunk(table, capture, shape, subid);
 
 	if (chunk == NULL)
 	{
 		chunk = new_chunk();
+		chunk->table = table;
 		chunk->capture = capture;
 		chunk->shape = shape;
 		chunk->subid = subid;
@@ -176,6 +179,9 @@ write_rows(const KpgCaptureChunk *chunk, int32 rows, size_t len)
 		.len = len
 	};
 
+	/* The extension was dropped after the change: nobody is there to send it. */
+	if (unlikely(!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(chunk->table))))
+		return;
 	kpg_outbox_write(&written);
 }
 
@@ -225,7 +231,7 @@ void
 kpg_capture_buffer_close(KpgCaptureChunk *chunk)
 {
 	/* Nobody can have opened another one meanwhile that is still there. */
-	if (ending || find_chunk(chunk->capture, chunk->shape, chunk->subid) != NULL)
+	if (ending || find_chunk(chunk->table, chunk->capture, chunk->shape, chunk->subid) != NULL)
 	{
 		write_chunk(chunk);
 		release_chunk(chunk);
@@ -299,7 +305,7 @@ before_subcommit(SubTransactionId mine, SubTransactionId parent)
 
 		if (chunk->subid != mine)
 			continue;
-		before = find_chunk(chunk->capture, chunk->shape, parent);
+		before = find_chunk(chunk->table, chunk->capture, chunk->shape, parent);
 		if (before == NULL)
 			continue;
 		if (fits(before, chunk))
@@ -352,7 +358,7 @@ after_subcommit(SubTransactionId mine, SubTransactionId parent)
 
 		if (chunk->subid != mine)
 			continue;
-		before = find_chunk(chunk->capture, chunk->shape, parent);
+		before = find_chunk(chunk->table, chunk->capture, chunk->shape, parent);
 		if (before == NULL)
 		{
 			chunk->subid = parent;

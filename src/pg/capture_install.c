@@ -24,7 +24,7 @@
 #include "utils/rel.h"
 #include "utils/syscache.h"
 
-#include "capture.h"
+#include "capture_internal.h"
 #include "capture_triggers.h"
 #include "compat.h"
 #include "format.h"
@@ -139,6 +139,14 @@ has_children(Relation relation)
 		find_inheritance_children(RelationGetRelid(relation), NoLock) != NIL;
 }
 
+bool
+kpg_capture_has_relatives(Relation relation)
+{
+	return relation->rd_rel->relispartition ||
+		(relation->rd_rel->relkind == RELKIND_RELATION &&
+		 (has_superclass(RelationGetRelid(relation)) || has_children(relation)));
+}
+
 /*
  * Transition tables hold what a statement that names the table has changed,
  * children included; what reaches a partition or a child by way of its parent,
@@ -147,9 +155,7 @@ has_children(Relation relation)
 static bool
 needs_row_triggers(Relation relation, bool replicated)
 {
-	return replicated || relation->rd_rel->relkind != RELKIND_RELATION ||
-		relation->rd_rel->relispartition || has_superclass(RelationGetRelid(relation)) ||
-		has_children(relation);
+	return replicated || relation->rd_rel->relkind != RELKIND_RELATION || kpg_capture_has_relatives(relation);
 }
 
 /* ---- arguments ---- */
@@ -450,7 +456,10 @@ record_shape(Relation relation, const KpgCapture *capture)
 	KpgCaptureShape *shape = kpg_capture_shape_anew(RelationGetDescr(relation), capture, newest);
 
 	if (shape != newest)
+	{
+		shape = kpg_capture_shape_anew(RelationGetDescr(relation), capture, kpg_outbox_shape_to_extend(capture));
 		kpg_outbox_add_shape(capture->id, shape);
+	}
 	kpg_outbox_accept_shapes(capture->id);
 	return shape;
 }

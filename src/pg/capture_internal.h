@@ -40,6 +40,7 @@ typedef struct KpgCaptureSource
 	bool		valid;			/* nothing has changed since */
 	bool		unsure;			/* from rows that may yet be rolled back */
 	SubTransactionId used_in;	/* where a call is under way, or invalid */
+	uint64		used_at;		/* transactions that had ended then */
 
 	Oid			relation;
 	Oid			root;			/* partitioned table captured with it, or itself */
@@ -70,6 +71,19 @@ typedef struct KpgCaptureSource
 extern KpgCaptureSource *kpg_capture_relation_acquire(TriggerData *trigdata);
 extern void kpg_capture_relation_release(KpgCaptureSource *source);
 
+/* Is it a partition, or an inheritance parent or child?  (capture_install.c) */
+extern bool kpg_capture_has_relatives(Relation relation);
+
+/*
+ * The tables that a command is to make partitions, parents or children, as
+ * RangeVar, and NIL for most commands; when it has done so, their statement-level
+ * triggers become row-level (capture_inherit.c).
+ */
+extern List *kpg_capture_relatives(const Node *command);
+extern void kpg_capture_related(const List *relatives);
+
+#define KPG_CAPTURE_FUNCTION	"kusto_capture_changes"
+
 /* ---- a trigger's arguments (capture_arguments.c) ---- */
 
 typedef struct KpgCaptureArguments
@@ -93,6 +107,7 @@ extern void kpg_capture_arguments_read(const Trigger *trigger, KpgCaptureArgumen
 typedef struct KpgCaptureChunk
 {
 	dlist_node	node;
+	Oid			table;			/* kusto.capture */
 	int32		capture;
 	int64		shape;
 	SubTransactionId subid;		/* whose rows these are */

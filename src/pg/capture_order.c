@@ -386,11 +386,16 @@ static void
 process_utility(KPG_COMPAT_UTILITY_PARAMETERS)
 {
 	const CopyStmt *copy = (const CopyStmt *) pstmt->utilityStmt;
+	List	   *relatives;
 	Frame		frame;
 
 	if (!IsA(copy, CopyStmt) || !copy->is_from || copy->relation == NULL)
 	{
+		/* Before: a command that ends the transaction may free its own tree. */
+		relatives = kpg_capture_relatives(pstmt->utilityStmt);
 		call_utility(KPG_COMPAT_UTILITY_ARGUMENTS);
+		if (relatives != NIL)
+			kpg_capture_related(relatives);
 		return;
 	}
 

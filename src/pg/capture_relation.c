@@ -40,11 +40,20 @@
 #include "version.h"
 #include "worker.h"
 
-#define FUNCTION_NAME "kusto_capture_changes"
+/*
+ * So many sources are kept from one transaction to the next, some kilobytes
+ * each.  When there are more, a few have to go for a new one to come; which of
+ * them is left to chance, so that those of somewhat more triggers, fired in
+ * turn, are not always missed.
+ */
+#define SOURCES_MAX		1000
+#define SOURCES_TO_DROP	20
 
 static HTAB *sources;
 static bool any_unsure;			/* in a source that the transaction has found out */
 static int	nused;				/* sources that are in use */
+static uint64 transactions;		/* that have ended */
+static MemoryContext shared_row_context;
 
 /* ---- what makes a source invalid ---- */
 
@@ -107,9 +116,11 @@ xact_callback(XactEvent event, void *arg)
 		case XACT_EVENT_PREPARE:	/* what it has registered is not there yet */
 			forget_aborted(InvalidSubTransactionId);
 			end_doubt();
+			transactions++;
 			break;
 		case XACT_EVENT_COMMIT:
 			end_doubt();
+			transactions++;
 			break;
 		default:
 			break;
@@ -139,18 +150,28 @@ initialize(void)
 	RegisterSubXactCallback(subxact_callback, NULL);
 }
 
-/* Triggers that are gone are never fired again: free what others have left. */
+/*
+ * Triggers that are gone are never fired again: free what others have left.  A
+ * transaction keeps what it has used, however much that is.
+ */
 static void
 sweep(void)
 {
 	HASH_SEQ_STATUS scan;
 	KpgCaptureSource *source;
+	int			to_drop = hash_get_num_entries(sources) > SOURCES_MAX ? SOURCES_TO_DROP : 0;
 
 	hash_seq_init(&scan, sources);
 	while ((source = hash_seq_search(&scan)) != NULL)
 	{
-		if (source->valid || source->used_in != InvalidSubTransactionId)
+		if (source->used_in != InvalidSubTransactionId)
 			continue;
+		if (source->valid)
+		{
+			if (to_drop == 0 || source->used_at == transactions)
+				continue;
+			to_drop--;
+		}
 		if (source->context != NULL)
 			MemoryContextDelete(source->context);
 		(void) hash_search(sources, &source->trigger, HASH_REMOVE, NULL);
@@ -176,7 +197,7 @@ check_trigger(const TriggerData *trigdata)
 	TriggerEvent event = trigdata->tg_event;
 
 	if (!TRIGGER_FIRED_AFTER(event))
-		wrong_trigger(trigger, "Function \"" FUNCTION_NAME "\" must be fired AFTER the event.",
+		wrong_trigger(trigger, "Function \"" KPG_CAPTURE_FUNCTION "\" must be fired AFTER the event.",
 					  "Create the trigger as AFTER.");
 	/* At commit the numbers would no longer tell in which order rows were changed. */
 	if (trigger->tgdeferrable)
@@ -201,6 +222,23 @@ check_old_table(const TriggerData *trigdata, const KpgCaptureSource *source)
 					  "The table has a primary key, or the capture has old_values or columns: "
 					  "old rows are needed, too.",
 					  "Add REFERENCING OLD TABLE AS kusto_old NEW TABLE AS kusto_new, or create it as FOR EACH ROW.");
+}
+
+/* The session that made it so has not loaded the library. */
+static void
+warn_of_inheritance(const TriggerData *trigdata)
+{
+	Relation	relation = trigdata->tg_relation;
+
+	if (TRIGGER_FIRED_FOR_ROW(trigdata->tg_event) || TRIGGER_FIRED_BY_TRUNCATE(trigdata->tg_event) ||
+		!kpg_capture_has_relatives(relation))
+		return;
+	ereport(WARNING,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("trigger \"%s\" does not capture row changes of table \"%s\" rightly",
+					trigdata->tg_trigger->tgname, RelationGetRelationName(relation)),
+			 errdetail("It is FOR EACH STATEMENT, and the table has become a partition, or an inheritance parent or child."),
+			 errhint("Call kusto_capture() for the table again.")));
 }
 
 /* ---- the table that was captured ---- */
@@ -370,8 +408,10 @@ find_shape(TupleDesc root, const KpgCapture *capture)
 	KpgCaptureShape *newest = kpg_outbox_shape(capture->id);
 	KpgCaptureShape *shape = kpg_capture_shape(root, capture, newest);
 
-	if (shape != newest)
-		kpg_outbox_add_shape(capture->id, shape);
+	if (shape == newest)
+		return newest;
+	shape = kpg_capture_shape(root, capture, kpg_outbox_shape_to_extend(capture));
+	kpg_outbox_add_shape(capture->id, shape);
 	return shape;
 }
 
@@ -466,7 +506,6 @@ set_formats(KpgCaptureSource *source, Relation root, const KpgCapture *capture, 
 	set_lc_monetary(source);
 	source->old_slot = MakeSingleTupleTableSlot(source->desc, &TTSOpsMinimalTuple);
 	source->new_slot = MakeSingleTupleTableSlot(source->desc, &TTSOpsMinimalTuple);
-	source->row_context = AllocSetContextCreate(source->context, "kusto_ingest row", ALLOCSET_DEFAULT_SIZES);
 }
 
 /*
@@ -506,12 +545,28 @@ find_out(KpgCaptureSource *source, const TriggerData *trigdata)
 	table_close(root, NoLock);
 
 	check_old_table(trigdata, source);
+	warn_of_inheritance(trigdata);
 }
 
 static MemoryContext
 make_context(MemoryContext parent)
 {
 	return AllocSetContextCreate(parent, "kusto_ingest capture trigger", ALLOCSET_SMALL_SIZES);
+}
+
+/*
+ * For what a row needs.  All sources share one: of partitions a session may know
+ * thousands.  A call inside of another one has its own.
+ */
+static void
+set_row_context(KpgCaptureSource *source, bool inside)
+{
+	if (shared_row_context == NULL)
+		shared_row_context = AllocSetContextCreate(TopMemoryContext, "kusto_ingest captured row",
+												   ALLOCSET_DEFAULT_SIZES);
+	source->row_context = inside
+		? AllocSetContextCreate(source->context, "kusto_ingest captured row", ALLOCSET_DEFAULT_SIZES)
+		: shared_row_context;
 }
 
 /* For a call inside of another one of the same trigger. */
@@ -524,6 +579,7 @@ make_temporary(const TriggerData *trigdata)
 	source->trigger = InvalidOid;
 	source->context = context;
 	find_out(source, trigdata);
+	set_row_context(source, true);
 	return source;
 }
 
@@ -549,11 +605,15 @@ kpg_capture_relation_acquire(TriggerData *trigdata)
 	if (source->used_in != InvalidSubTransactionId)
 		return make_temporary(trigdata);
 
+	source->used_at = transactions;
 	/* From here on an error invalidates it. */
 	source->used_in = GetCurrentSubTransactionId();
 	nused++;
 	if (likely(is_usable(source)))
+	{
+		set_row_context(source, nused > 1);
 		return source;
+	}
 
 	if (source->context != NULL)
 		MemoryContextDelete(source->context);
@@ -562,6 +622,7 @@ kpg_capture_relation_acquire(TriggerData *trigdata)
 	sweep();
 	source->context = make_context(TopMemoryContext);
 	find_out(source, trigdata);
+	set_row_context(source, nused > 1);
 	return source;
 }
 
@@ -573,6 +634,8 @@ kpg_capture_relation_release(KpgCaptureSource *source)
 		MemoryContextDelete(source->context);
 		return;
 	}
+	if (source->row_context != shared_row_context)
+		MemoryContextDelete(source->row_context);
 	source->used_in = InvalidSubTransactionId;
 	nused--;
 }

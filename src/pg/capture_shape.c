@@ -313,9 +313,28 @@ append_column(KcBuf *out, const char *name, const char *type, bool first)
 	kc_buf_str(out, type);
 }
 
+KpgCaptureShape *
+kpg_capture_whole_shape(const KpgCapture *capture, const KpgCaptureShape *shape)
+{
+	KpgCaptureShape *whole = palloc0(sizeof(KpgCaptureShape));
+	int			front = front_count(capture);
+
+	whole->ncolumns = front + shape->ncolumns;
+	whole->columns = palloc0(sizeof(KpgCaptureColumn) * (Size) whole->ncolumns);
+	for (int i = 0; i < front; i++)
+	{
+		whole->columns[i].name = pstrdup(front_columns[i].name);
+		whole->columns[i].type = pstrdup(front_columns[i].type);
+	}
+	for (int i = 0; i < shape->ncolumns; i++)
+		whole->columns[front + i] = shape->columns[i];
+	return whole;
+}
+
 char *
 kpg_capture_create_merge(const KpgCapture *capture, const KpgCaptureShape *shape)
 {
+	const KpgCaptureShape *whole = kpg_capture_whole_shape(capture, shape);
 	KcBuf		out;
 
 	kpg_schema_check_table_name(capture->table_name);
@@ -323,10 +342,8 @@ kpg_capture_create_merge(const KpgCapture *capture, const KpgCaptureShape *shape
 	kc_buf_str(&out, ".create-merge table ");
 	kpg_schema_append_name(&out, capture->table_name);
 	kc_buf_str(&out, " (");
-	for (int i = 0; i < front_count(capture); i++)
-		append_column(&out, front_columns[i].name, front_columns[i].type, i == 0);
-	for (int i = 0; i < shape->ncolumns; i++)
-		append_column(&out, shape->columns[i].name, shape->columns[i].type, false);
+	for (int i = 0; i < whole->ncolumns; i++)
+		append_column(&out, whole->columns[i].name, whole->columns[i].type, i == 0);
 	kc_buf_char(&out, ')');
 	if (out.failed != KC_OK)
 		ereport(ERROR,

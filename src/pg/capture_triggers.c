@@ -7,8 +7,14 @@
  */
 #include "postgres.h"
 
+#include "access/relation.h"
 #include "access/xlog.h"
+#include "catalog/dependency.h"
+#include "catalog/pg_proc.h"
+#include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
+#include "commands/comment.h"
+#include "commands/extension.h"
 #include "commands/trigger.h"
 #include "executor/spi.h"
 #include "lib/stringinfo.h"
@@ -16,8 +22,10 @@
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/rel.h"
 #include "utils/snapmgr.h"
 
+#include "capture_internal.h"
 #include "capture_triggers.h"
 #include "compat.h"
 
@@ -219,4 +227,127 @@ kpg_capture_create_triggers(const KpgCapture *capture, const KpgCaptureTriggerPl
 		if (plan->events & event_triggers[i].event)
 			create_trigger(capture, plan, &event_triggers[i], arguments);
 	}
+}
+
+/* ---- from statement-level to row-level ---- */
+
+static bool
+is_captures_own(Oid function)
+{
+	char	   *name = get_func_name(function);
+	Oid			extension;
+
+	if (name == NULL || strcmp(name, KPG_CAPTURE_FUNCTION) != 0)
+		return false;
+	extension = getExtensionOfObject(ProcedureRelationId, function);
+	return OidIsValid(extension) && extension == get_extension_oid("kusto_ingest", true);
+}
+
+static bool
+is_by_statement(const Trigger *trigger)
+{
+	return !trigger->tgisinternal && !TRIGGER_FOR_ROW(trigger->tgtype) &&
+		!TRIGGER_FOR_TRUNCATE(trigger->tgtype) && is_captures_own(trigger->tgfoid);
+}
+
+static List *
+triggers_by_statement(TriggerDesc *triggers)
+{
+	List	   *found = NIL;
+
+	for (int i = 0; triggers != NULL && i < triggers->numtriggers; i++)
+	{
+		if (is_by_statement(&triggers->triggers[i]))
+			found = lappend(found, &triggers->triggers[i]);
+	}
+	return found;
+}
+
+/* One with a transition table has no other. */
+static const char *
+event_of(const Trigger *trigger)
+{
+	if (TRIGGER_FOR_INSERT(trigger->tgtype))
+		return "INSERT";
+	return TRIGGER_FOR_DELETE(trigger->tgtype) ? "DELETE" : "UPDATE";
+}
+
+/* NULL: as CREATE TRIGGER leaves it. */
+static const char *
+enabling(const Trigger *trigger)
+{
+	switch (trigger->tgenabled)
+	{
+		case TRIGGER_FIRES_ALWAYS:
+			return "ENABLE ALWAYS";
+		case TRIGGER_FIRES_ON_REPLICA:
+			return "ENABLE REPLICA";
+		case TRIGGER_DISABLED:
+			return "DISABLE";
+		default:
+			return NULL;
+	}
+}
+
+static void
+replace_trigger(Oid relation, const Trigger *trigger)
+{
+	const char *name = quote_identifier(trigger->tgname);
+	const char *table = qualified_name(relation);
+	char	   *comment = GetComment(trigger->tgoid, TriggerRelationId, 0);
+	StringInfoData arguments;
+
+	/* What it asks, a row trigger may not be able to. */
+	if (trigger->tgqual != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("trigger \"%s\" of table \"%s\" cannot be made row-level", trigger->tgname,
+						get_rel_name(relation)),
+				 errdetail("It has a WHEN condition."),
+				 errhint("Drop the trigger, and create it as FOR EACH ROW.")));
+
+	initStringInfo(&arguments);
+	for (int i = 0; i < trigger->tgnargs; i++)
+		appendStringInfo(&arguments, "%s%s", i == 0 ? "" : ", ", quote_literal_cstr(trigger->tgargs[i]));
+	run_command(psprintf("DROP TRIGGER %s ON %s", name, table));
+	run_command(psprintf("CREATE TRIGGER %s AFTER %s ON %s FOR EACH ROW EXECUTE FUNCTION %s(%s)",
+						 name, event_of(trigger), table,
+						 quote_qualified_identifier(get_namespace_name(get_func_namespace(trigger->tgfoid)),
+													get_func_name(trigger->tgfoid)),
+						 arguments.data));
+	if (enabling(trigger) != NULL)
+		run_command(psprintf("ALTER TABLE %s %s TRIGGER %s", table, enabling(trigger), name));
+	if (comment != NULL)
+		run_command(psprintf("COMMENT ON TRIGGER %s ON %s IS %s", name, table, quote_literal_cstr(comment)));
+}
+
+static void
+add_replacing_context(void *arg)
+{
+	errcontext("making the triggers that capture row changes of table \"%s\" row-level",
+			   (const char *) arg);
+}
+
+void
+kpg_capture_triggers_by_row(Oid relid)
+{
+	Relation	relation = relation_open(relid, AccessShareLock);
+	List	   *triggers = triggers_by_statement(CopyTriggerDesc(relation->trigdesc));
+	ErrorContextCallback context = {
+		.previous = error_context_stack,
+		.callback = add_replacing_context,
+		.arg = pstrdup(RelationGetRelationName(relation))
+	};
+	ListCell   *cell;
+
+	relation_close(relation, NoLock);
+	if (triggers == NIL)
+		return;
+	error_context_stack = &context;
+	foreach(cell, triggers)
+		replace_trigger(relid, lfirst(cell));
+	error_context_stack = context.previous;
+	ereport(NOTICE,
+			(errmsg("row changes of table \"%s\" are captured row by row from now on", get_rel_name(relid)),
+			 errdetail("Statement-level triggers do not see which of the rows changed through a parent are its own.")));
 }

@@ -50,4 +50,11 @@ typedef struct KpgCaptureTriggerPlan
 
 extern void kpg_capture_create_triggers(const KpgCapture *capture, const KpgCaptureTriggerPlan *plan);
 
+/*
+ * Make those that are statement-level, and know of rows, row-level, and tell the
+ * user so.  The rest of each trigger stays as it is.  An index has none.  Takes an AccessExclusiveLock
+ * when there are any.
+ */
+extern void kpg_capture_triggers_by_row(Oid relation);
+
 #endif							/* KPG_CAPTURE_TRIGGERS_H */

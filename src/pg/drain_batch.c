@@ -24,6 +24,7 @@ kpg_drain_drop_batch(DrainCapture *capture)
 	/* First what is on the client, then the client. */
 	if (batch->request != NULL)
 		kc_task_free(&batch->request->task);
+	kc_task_free(batch->refresh);
 	if (batch->stream != NULL)
 		kc_task_free(&batch->stream->task);
 	kc_ingest_free(batch->ingest);
@@ -90,6 +91,21 @@ is_cut(const KpgSlice *slice)
 }
 
 static void
+set_command(DrainBatch *batch, const KpgCapture *row, const KpgCaptureShape *shape)
+{
+	const KpgCaptureShape *whole = kpg_capture_whole_shape(row, shape);
+
+	batch->command = kpg_session_utf8(kpg_capture_create_merge(row, shape));
+	batch->ncolumns = whole->ncolumns;
+	batch->columns = palloc(sizeof(KcColumn) * (Size) whole->ncolumns);
+	for (int i = 0; i < whole->ncolumns; i++)
+		batch->columns[i] = (KcColumn)
+	{
+		.name = kpg_session_utf8(whole->columns[i].name),.type = whole->columns[i].type
+	};
+}
+
+static void
 check_shape(DrainCapture *capture)
 {
 	DrainBatch *batch = capture->batch;
@@ -104,7 +120,7 @@ check_shape(DrainCapture *capture)
 				 errmsg("columns of captured row changes are not known"),
 				 errdetail("There is no shape " INT64_FORMAT " of capture %d.", batch->slice.shape, capture->id)));
 	if (capture->row->create_table)
-		batch->command = kpg_session_utf8(kpg_capture_create_merge(capture->row, shape));
+		set_command(batch, capture->row, shape);
 	batch->refused = !capture->row->create_table && !shape->accepted;
 	if (batch->refused)
 		ereport(ERROR,

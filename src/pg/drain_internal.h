@@ -32,6 +32,7 @@ typedef enum DrainState
 {
 	DRAIN_IDLE,					/* no batch; perhaps one waits to be begun */
 	DRAIN_CREATING,				/* the command that creates the table is under way */
+	DRAIN_REFRESHING,			/* nodes are made to forget the columns they know */
 	DRAIN_STREAMING,			/* a request is under way */
 	DRAIN_UPLOADING,			/* an ingest takes the rows */
 	DRAIN_ENDING				/* the end is known, to be written */
@@ -63,7 +64,10 @@ typedef struct DrainBatch
 	KcSlice		database;		/* UTF-8, as the next ones */
 	KcSlice		table;
 	char	   *command;		/* to create the table first; NULL: none */
+	KcColumn   *columns;		/* that it is to have then, UTF-8 */
+	int			ncolumns;
 	KcRequestTask *request;		/* runs it */
+	KcTask	   *refresh;
 	KcStreamTask *stream;
 	KcIngest   *ingest;
 	KcBuf	   *chunk;			/* lent by ingest */
@@ -93,6 +97,7 @@ typedef struct DrainCapture
 	bool		large;			/* its batch needs a place among the uploads */
 	bool		has_ready_shape;
 	int64		ready_shape;	/* the Kusto table has it, as far as we know */
+	int64		stale_until_ms;	/* but nodes may not know it: no streaming */
 	bool		has_refused_shape;
 	int64		refused_shape;	/* nobody has said that the Kusto table has it */
 	int64		waiting_ms;		/* something waits to be sent, since; 0: nothing */

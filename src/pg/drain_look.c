@@ -10,6 +10,7 @@
 
 #include "utils/builtins.h"
 #include "utils/memutils.h"
+#include "utils/syscache.h"
 
 #include "drain_internal.h"
 #include "operations_internal.h"
@@ -137,14 +138,21 @@ see_all(Look *look)
 
 /* It has ended without the mark that it commits with. */
 static void
-check_export(Seen *seen, const KpgCapture *row)
+check_export(Seen *seen, KpgCapture *row)
 {
 	KpgOutcome	outcome;
 	KpgFailure *failure;
 
 	kpg_operations_outcome(&row->snapshot_operation, &outcome);
-	if (outcome.found && !outcome.finished)
+	/* In any other state it has written its mark, perhaps since we looked. */
+	if (outcome.found && strcmp(outcome.state, "failed") != 0 && strcmp(outcome.state, "cancelled") != 0)
 		return;
+	/* Where nobody can ask for another one, nothing waits for it any more. */
+	if (row->ended || !SearchSysCacheExists1(RELOID, ObjectIdGetDatum(row->relation)))
+	{
+		row->has_snapshot = false;
+		return;
+	}
 	failure = palloc0(sizeof(KpgFailure));
 	failure->error_code = pstrdup(unpack_sql_state(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE));
 	failure->message = !outcome.found ? pstrdup("the export of the existing rows is gone")
@@ -152,7 +160,7 @@ check_export(Seen *seen, const KpgCapture *row)
 	failure->details = outcome.found && outcome.error_message != NULL ? outcome.error_message
 		: psprintf("It was operation %s.",
 				   DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(&row->snapshot_operation))));
-	failure->hint = pstrdup("Call kusto_uncapture(), and kusto_capture() again.");
+	failure->hint = pstrdup("Call kusto_capture() again: with snapshot => true to export them, with false to go on without them.");
 	seen->failure = failure;
 }
 
@@ -160,7 +168,7 @@ check_export(Seen *seen, const KpgCapture *row)
 static void
 read_mark(Seen *seen)
 {
-	const KpgCapture *row = seen->row != NULL ? seen->row : seen->known->row;
+	KpgCapture *row = seen->row != NULL ? seen->row : seen->known->row;
 
 	seen->read_mark = seen->known == NULL || kpg_drain_awaits_snapshot(seen->known);
 	if (!seen->read_mark)

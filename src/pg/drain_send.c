@@ -1,6 +1,6 @@
 /*
  * drain_send.c
- *	  Sending a batch: the command that creates its table, a request of
+ *	  Sending a batch: the commands that prepare its table, a request of
  *	  streaming ingestion, or an ingest whose blobs an operation will post.
  *
  * Nothing here waits.  What is under way is on the mux that the worker's loop
@@ -13,6 +13,7 @@
 #include "alloc.h"
 #include "drain_internal.h"
 #include "fault.h"
+#include "report.h"
 #include "settings.h"
 
 #define RESPONSE_MAX	(1024 * 1024)
@@ -42,14 +43,44 @@ kpg_drain_create_table(DrainCapture *capture)
 	capture->state = DRAIN_CREATING;
 }
 
+/*
+ * Fields go by position.  A table that was there before may have our columns in
+ * another order, or further ones among them: values would go wrong silently.
+ */
+static KpgFailure *
+compare_columns(const DrainCapture *capture)
+{
+	DrainBatch *batch = capture->batch;
+	const char *table = capture->row->table_name;
+	KpgFailure *failure;
+	KcBuf		found;
+	int			at;
+
+	kc_buf_init(&found, kpg_alloc_create(batch->context), KC_BUF_UNLIMITED);
+	if (batch->request->result == NULL ||
+		kc_result_begins_with_columns(batch->request->result, batch->columns, batch->ncolumns, &at, &found))
+		return NULL;
+	failure = palloc0(sizeof(KpgFailure));
+	failure->error_code = pstrdup(unpack_sql_state(ERRCODE_DATATYPE_MISMATCH));
+	failure->message = psprintf(_("the columns of Kusto table \"%s\" are not those of the row changes"), table);
+	failure->details = psprintf(_("Column %d of the Kusto table is %s, not %s:%s. Nothing was sent."), at + 1,
+								found.len == 0 ? _("missing") : kpg_report_text(found.data),
+								kpg_report_text(batch->columns[at].name), batch->columns[at].type);
+	failure->hint = pstrdup(_("Row changes need a Kusto table that begins with the columns that kusto_capture_views() "
+							  "lists, in their order. Rename the Kusto table, or capture into another one."));
+	return failure;
+}
+
 static void
 finish_table(DrainCapture *capture)
 {
 	DrainBatch *batch = capture->batch;
 	KcError		err = batch->request->task.error;
+	KpgFailure *misfit;
 
 	if (!batch->request->task.done)
 		return;
+	misfit = err.status == KC_OK ? compare_columns(capture) : NULL;
 	kc_task_free(&batch->request->task);
 	batch->request = NULL;
 	if (err.status != KC_OK)
@@ -61,6 +92,54 @@ finish_table(DrainCapture *capture)
 		return;
 	}
 	KPG_FAULT("drain-table-created");
+	if (misfit != NULL)
+		kpg_drain_failed(capture, misfit, 0);
+	else
+		kpg_drain_send(capture);
+}
+
+/*
+ * Once for each shape, also when somebody else has changed the table: nodes may
+ * know it as it was.
+ */
+static void
+start_refresh(DrainCapture *capture)
+{
+	DrainBatch *batch = capture->batch;
+	KcError		err;
+
+	if (kc_kusto_stream_schema_start(batch->session->client, batch->database, batch->table,
+									 &batch->refresh, &err) != KC_OK)
+	{
+		batch->refresh = NULL;
+		kpg_drain_failed_by(capture, &err);
+		return;
+	}
+	capture->state = DRAIN_REFRESHING;
+}
+
+/* A failure hinders streaming only.  If it is one of rights, we will hear of it. */
+static void
+finish_refresh(DrainCapture *capture)
+{
+	DrainBatch *batch = capture->batch;
+	KcError		err = batch->refresh->error;
+
+	if (!batch->refresh->done)
+		return;
+	kc_task_free(batch->refresh);
+	batch->refresh = NULL;
+	capture->has_ready_shape = true;
+	capture->ready_shape = batch->slice.shape;
+	capture->stale_until_ms = 0;
+	if (err.status != KC_OK)
+	{
+		capture->stale_until_ms = kpg_worker_now_ms() + KC_STREAM_SCHEMA_MS;
+		ereport(DEBUG1,
+				(errmsg_internal("captured row changes of \"%s\" are queued for a while: %s",
+								 capture->row->relation_name,
+								 kpg_report_text(kpg_report_message(&err)))));
+	}
 	kpg_drain_send(capture);
 }
 
@@ -352,9 +431,11 @@ advance_upload(DrainCapture *capture)
 void
 kpg_drain_send(DrainCapture *capture)
 {
-	capture->has_ready_shape = true;
-	capture->ready_shape = capture->batch->slice.shape;
-	if (!capture->batch->large)
+	if (!capture->has_ready_shape || capture->ready_shape != capture->batch->slice.shape)
+		start_refresh(capture);
+	else if (!capture->batch->large && kpg_worker_now_ms() < capture->stale_until_ms)
+		start_upload(capture);
+	else if (!capture->batch->large)
 		start_stream(capture);
 	else if (kpg_drain_uploads() < DRAIN_UPLOADS_MAX)
 		start_upload(capture);
@@ -370,6 +451,9 @@ kpg_drain_advance(DrainCapture *capture)
 	{
 		case DRAIN_CREATING:
 			finish_table(capture);
+			break;
+		case DRAIN_REFRESHING:
+			finish_refresh(capture);
 			break;
 		case DRAIN_STREAMING:
 			finish_stream(capture);

@@ -135,8 +135,17 @@ kpg_export_wait_task(const KpgExport *export, const KcTask *task)
 	callback.arg = unconstify(KpgExport *, export);
 	callback.previous = error_context_stack;
 	error_context_stack = &callback;
+	if (export->perhaps_ingested != NULL)
+		*export->perhaps_ingested = true;
 	(void) kpg_wait_done(&task->done, -1, KPG_WAIT_REQUEST);
 	error_context_stack = callback.previous;
+}
+
+void
+kpg_export_not_ingested(const KpgExport *export)
+{
+	if (export->perhaps_ingested != NULL)
+		*export->perhaps_ingested = false;
 }
 
 static bool
@@ -257,6 +266,28 @@ kpg_export_record(KpgExport *export, KpgExportEnd end)
 		kpg_operations_record(&operation, &ingested, type_errors);
 }
 
+static void
+tell_ingested(void *arg)
+{
+	const KpgExport *export = (const KpgExport *) arg;
+
+	errcontext("recording what is in Kusto table \"%s\" already", export->request->table_name);
+}
+
+void
+kpg_export_record_ingested(KpgExport *export, KpgExportEnd end)
+{
+	ErrorContextCallback callback;
+
+	callback.callback = tell_ingested;
+	callback.arg = export;
+	callback.previous = error_context_stack;
+	error_context_stack = &callback;
+	KPG_FAULT("ingested-at-once");
+	kpg_export_record(export, end);
+	error_context_stack = callback.previous;
+}
+
 /* ---- the three ways in ---- */
 
 static void
@@ -335,10 +366,12 @@ kpg_export_submit(const KpgExportRequest *request, pg_uuid_t *id)
 }
 
 void
-kpg_export_run_job(const KpgExportRequest *request, const pg_uuid_t *id)
+kpg_export_run_job(const KpgExportRequest *request, const pg_uuid_t *id, volatile bool *perhaps_ingested)
 {
 	KpgExport	export = {.request = request,.started = GetCurrentTimestamp(),.id = *id,.job = true};
 	MemoryContext old = enter_context(&export);
+
+	export.perhaps_ingested = perhaps_ingested;
 
 	prepare(&export, true);
 	run(&export);

@@ -48,7 +48,12 @@ extern void kpg_export_run(const KpgExportRequest *request, pg_uuid_t *id);
  */
 extern void kpg_export_submit(const KpgExportRequest *request, pg_uuid_t *id);
 
-/* In a job's process: like kpg_export_run(), for the running operation id. */
-extern void kpg_export_run_job(const KpgExportRequest *request, const pg_uuid_t *id);
+/*
+ * In a job's process: like kpg_export_run(), for the running operation id.
+ * *perhaps_ingested: Kusto may have data of this run, whatever is raised or
+ * rolled back; it is set at once, and so is true also in an exit callback.
+ */
+extern void kpg_export_run_job(const KpgExportRequest *request, const pg_uuid_t *id,
+							   volatile bool *perhaps_ingested);
 
 #endif							/* KPG_EXPORT_H */

@@ -10,7 +10,6 @@
 #include "postgres.h"
 
 #include "export_internal.h"
-#include "fault.h"
 #include "report.h"
 #include "wait.h"
 
@@ -39,12 +38,14 @@ ingest_blobs(KpgExport *export)
 
 	if (task->task.error.status == KC_OK)
 	{
-		KPG_FAULT("ingested-at-once");
-		kpg_export_record(export, task->skipped ? KPG_END_SKIPPED : KPG_END_INGESTED);
+		if (task->skipped)
+			kpg_export_not_ingested(export);
+		kpg_export_record_ingested(export, task->skipped ? KPG_END_SKIPPED : KPG_END_INGESTED);
 		return;
 	}
 	if (task->doubtful)
 		kpg_report_doubtful(&task->task.error);
+	kpg_export_not_ingested(export);
 	kpg_report(ERROR, &task->task.error);
 }
 

@@ -61,6 +61,7 @@ typedef struct KpgExport
 	uint64		compressed_bytes;
 	char	   *not_streamed;	/* managed: why it was queued; NULL: too large, or it was not */
 	bool		doubtful;		/* and it may have been streamed all the same */
+	volatile bool *perhaps_ingested;	/* see kpg_export_run_job(); NULL: nobody asks */
 } KpgExport;
 
 /* ---- export_request.c ---- */
@@ -79,6 +80,9 @@ extern void kpg_export_query(KpgExport *export, KpgSink *sink);
 extern void kpg_export_stage(KpgExport *export);
 extern void kpg_export_record(KpgExport *export, KpgExportEnd end);
 
+/* The same after Kusto has taken it: whatever is raised meanwhile says so. */
+extern void kpg_export_record_ingested(KpgExport *export, KpgExportEnd end);
+
 /*
  * Run the table command now, when there is one.  False: the service has not
  * answered well, and *err says why; with transient errors only, others raise.
@@ -90,9 +94,11 @@ extern void kpg_export_own_task(const KpgExport *export, KcTask *task);
 
 /*
  * Wait for it.  Whatever is raised meanwhile says that the outcome of what is
- * under way is not known.
+ * under way is not known.  From here on Kusto may have the data, unless it is
+ * said that it has none.
  */
 extern void kpg_export_wait_task(const KpgExport *export, const KcTask *task);
+extern void kpg_export_not_ingested(const KpgExport *export);
 
 /* ---- the modes ---- */
 

@@ -12,7 +12,6 @@
 #include "miscadmin.h"
 
 #include "export_internal.h"
-#include "fault.h"
 #include "report.h"
 #include "wait.h"
 
@@ -77,16 +76,24 @@ request(KpgExport *export, KcSlice csv)
 	return task;
 }
 
+/* Of streaming mode: there is another way. */
+static void
+refuse_streaming(const KcError *why)
+{
+	kpg_report_hinted(why, "Use mode \"managed\", which queues what Kusto does not stream, or mode \"queued\".");
+}
+
 static void
 send_rows(KpgExport *export, KpgSink *sink, KcSlice csv)
 {
 	const KcStreamTask *task = request(export, csv);
 
+	if (task->verdict != KC_STREAM_INGESTED && !task->doubtful)
+		kpg_export_not_ingested(export);
 	switch (task->verdict)
 	{
 		case KC_STREAM_INGESTED:
-			KPG_FAULT("ingested-at-once");
-			kpg_export_record(export, KPG_END_INGESTED);
+			kpg_export_record_ingested(export, KPG_END_INGESTED);
 			return;
 		case KC_STREAM_QUEUE:
 			if (export->mode == KPG_MODE_MANAGED)
@@ -102,9 +109,30 @@ send_rows(KpgExport *export, KpgSink *sink, KcSlice csv)
 	if (task->doubtful)
 		kpg_report_doubtful(&task->task.error);
 	if (task->verdict == KC_STREAM_QUEUE)
-		kpg_report_hinted(&task->task.error,
-						  "Use mode \"managed\", which queues what Kusto does not stream, or mode \"queued\".");
+		refuse_streaming(&task->task.error);
 	kpg_report(ERROR, &task->task.error);
+}
+
+/*
+ * Rows must not be streamed to nodes that do not know the columns which the
+ * table has got just now.  False: *err says why they may not.
+ */
+static bool
+refresh_nodes(const KpgExport *export, KcError *err)
+{
+	KcTask	   *task;
+
+	if (!export->table_created)
+		return true;
+	kpg_wait_check(kc_client_mux(export->session->client));
+	kpg_check(kc_kusto_stream_schema_start(export->session->client,
+										   kc_slice(kpg_session_utf8(export->database)),
+										   kc_slice(kpg_session_utf8(export->request->table_name)),
+										   &task, err), err);
+	kpg_export_own_task(export, task);
+	(void) kpg_wait_done(&task->done, -1, KPG_WAIT_REQUEST);
+	*err = task->error;
+	return err->status == KC_OK;
 }
 
 void
@@ -130,6 +158,10 @@ kpg_export_streamed(KpgExport *export)
 	}
 	else if (export->rows == 0)
 		kpg_export_record(export, KPG_END_INGESTED);
-	else
+	else if (refresh_nodes(export, &err))
 		send_rows(export, sink, csv);
+	else if (managed)
+		queue_instead(export, sink, &err, false);
+	else
+		refuse_streaming(&err);
 }

@@ -4,7 +4,10 @@
  *
  * It fires in sessions with session_replication_role = replica only.  That is
  * what processes of logical replication have, but also whoever loads data and
- * wants no triggers: his exports are recorded as any others.
+ * wants no triggers: his exports are recorded as any others.  So are the
+ * captures and shapes that a process of logical replication records itself, on
+ * behalf of a trigger that fires for what it applies: for them
+ * kpg_operations_enter() leaves that role.
  */
 #include "postgres.h"
 

@@ -15,6 +15,11 @@
  * transaction, and on disk before anything else is done: whatever kills the
  * process afterwards, again and again, has used up a run.
  *
+ * In the modes other than "queued" Kusto may have the result before the commit.
+ * A process that knows so, or does not know better, when its run fails or it is
+ * told to end makes the operation unknown.  One that is killed tells nobody,
+ * and is run again: at least once.
+ *
  * The role's query is in its row.  It is not shown in pg_stat_activity nor in
  * the server log: errors are logged by the operation's id.
  */
@@ -57,6 +62,7 @@ typedef struct Process
 	const char *id_text;
 	MemoryContext context;		/* of everything that outlives a transaction */
 	bool		claimed;		/* and not over yet */
+	volatile bool perhaps_ingested;	/* by this run, which has not committed */
 	int			runs;			/* this one included */
 	KpgJob		job;
 } Process;
@@ -184,11 +190,12 @@ export(Process *process)
 	PushActiveSnapshot(GetTransactionSnapshot());
 	if (snapshot)
 		request.table_command = kpg_capture_snapshot_command(&process->id);
-	kpg_export_run_job(&request, &process->id);
+	kpg_export_run_job(&request, &process->id, &process->perhaps_ingested);
 	if (snapshot)
 		kpg_capture_snapshot_done(&process->id);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
+	process->perhaps_ingested = false;
 	disable_timeout(STATEMENT_TIMEOUT, false);
 	MemoryContextSwitchTo(process->context);
 	KPG_FAULT("job-committed");
@@ -204,13 +211,14 @@ is_passing(int sqlstate)
 }
 
 static KpgFailure
-failure_of(const ErrorData *error, bool timed_out)
+failure_of(const Process *process, const ErrorData *error, bool timed_out)
 {
 	KpgFailure	failure = {
 		.error_code = pstrdup(unpack_sql_state(error->sqlerrcode)),
 		.message = error->message,
 		.details = error->detail,
-		.hint = error->hint
+		.hint = error->hint,
+		.perhaps_ingested = process->perhaps_ingested
 	};
 
 	if (timed_out)
@@ -221,20 +229,22 @@ failure_of(const ErrorData *error, bool timed_out)
 static void
 record_failure(Process *process, const ErrorData *error, bool timed_out)
 {
-	KpgFailure	failure = failure_of(error, timed_out);
-	bool		again = is_passing(error->sqlerrcode) && process->runs < KPG_JOB_RUNS_MAX;
-	bool		recorded;
+	KpgFailure	failure = failure_of(process, error, timed_out);
+	bool		again = is_passing(error->sqlerrcode) && !process->perhaps_ingested &&
+		process->runs < KPG_JOB_RUNS_MAX;
+	KpgState	state = KPG_STATE_RUNNING;
 
 	begin_own("recording a failure");
-	if (kpg_operations_lock() == KPG_TABLES_GONE)
-		recorded = false;
-	else if (again)
-		recorded = kpg_operations_postpone_job(&process->id, KPG_STATE_RUNNING, true,
-											   kpg_worker_job_pause(process->runs), &failure);
-	else
-		recorded = kpg_operations_fail_job(&process->id, KPG_STATE_RUNNING, true, &failure);
+	if (kpg_operations_lock() != KPG_TABLES_GONE)
+	{
+		if (!again)
+			state = kpg_operations_fail_job(&process->id, KPG_STATE_RUNNING, true, &failure);
+		else if (kpg_operations_postpone_job(&process->id, KPG_STATE_RUNNING, true,
+											 kpg_worker_job_pause(process->runs), &failure))
+			state = KPG_STATE_PENDING;
+	}
 	/* Who started us may be gone; its successor does not hear of our end otherwise. */
-	if (recorded)
+	if (state != KPG_STATE_RUNNING)
 	{
 		kpg_worker_staged();
 		ForceSyncCommit();
@@ -243,9 +253,11 @@ record_failure(Process *process, const ErrorData *error, bool timed_out)
 
 	ereport(LOG,
 			(errcode(error->sqlerrcode),
-			 !recorded ? errmsg("kusto_ingest operation %s is not running any more: %s",
+			 state == KPG_STATE_RUNNING ? errmsg("kusto_ingest operation %s is not running any more: %s",
 								process->id_text, error->message)
 			 : again ? errmsg("kusto_ingest operation %s is run again: %s", process->id_text, error->message)
+			 : state == KPG_STATE_UNKNOWN
+			 ? errmsg("kusto_ingest operation %s may be in Kusto or not: %s", process->id_text, error->message)
 			 : errmsg("kusto_ingest operation %s failed: %s", process->id_text, error->message),
 			 error->detail != NULL ? errdetail_internal("%s", error->detail) : 0));
 }
@@ -303,6 +315,26 @@ server_is_stopping(void)
 	return stopping;
 }
 
+/* Another run would send again what Kusto may have. */
+static void
+record_end(const Process *process)
+{
+	KpgFailure	failure = {
+		.error_code = pstrdup(unpack_sql_state(ERRCODE_ADMIN_SHUTDOWN)),
+		.message = "the process that ran the query was told to end",
+		.details = "It had sent the result, or was about to.",
+		.perhaps_ingested = true
+	};
+
+	if (kpg_operations_fail_job(&process->id, KPG_STATE_RUNNING, false, &failure) == KPG_STATE_RUNNING)
+		return;
+	kpg_worker_staged();
+	ForceSyncCommit();
+	ereport(LOG,
+			(errcode(ERRCODE_ADMIN_SHUTDOWN),
+			 errmsg("kusto_ingest operation %s may be in Kusto or not: %s", process->id_text, failure.message)));
+}
+
 /*
  * Neither who stops the server nor who wants the database has anything against
  * this query: that was no run.  Who terminates the process has, perhaps; the
@@ -315,14 +347,19 @@ before_exit(int code, Datum arg)
 
 	if (code == 0 || !process->claimed)
 		return;
-	if (!server_is_stopping() && kpg_worker_database_is_free(MyDatabaseId))
+	if (!process->perhaps_ingested && !server_is_stopping() && kpg_worker_database_is_free(MyDatabaseId))
 		return;
 	AbortOutOfAnyTransaction();
 	/* A standby that does not answer must not hold up a shutdown. */
 	SetConfigOption("synchronous_commit", "local", PGC_USERSET, PGC_S_SESSION);
 	begin_own("giving back an export");
 	if (kpg_operations_lock() == KPG_TABLES_READY)
-		(void) kpg_operations_return_job(&process->id);
+	{
+		if (process->perhaps_ingested)
+			record_end(process);
+		else
+			(void) kpg_operations_return_job(&process->id);
+	}
 	end_own(process);
 }
 

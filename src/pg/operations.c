@@ -18,6 +18,7 @@
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
+#include "replication/logicalworker.h"
 #include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -72,6 +73,10 @@ kpg_operations_enter(KpgSqlScope *scope)
 	scope->guc_level = NewGUCNestLevel();
 	(void) set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET, PGC_S_SESSION,
 							 GUC_ACTION_SAVE, true, 0, false);
+	/* What a process of logical replication writes of its own accord is not replicated. */
+	if (IsLogicalWorker())
+		(void) set_config_option("session_replication_role", "origin", PGC_SUSET, PGC_S_SESSION,
+								 GUC_ACTION_SAVE, true, 0, false);
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
 }
@@ -141,16 +146,28 @@ kpg_operations_execute(const char *sql, const KpgSqlArg *args, int nargs, int ex
 	return SPI_processed;
 }
 
+/* A trigger may have taken the row that a statement is to return. */
+static HeapTuple
+result_row(uint64 row)
+{
+	if (SPI_tuptable == NULL || row >= SPI_processed)
+		elog(ERROR, "statement on the tables of kusto_ingest returned " UINT64_FORMAT " rows", SPI_processed);
+	return SPI_tuptable->vals[row];
+}
+
 Datum
 kpg_operations_value(uint64 row, int column, bool *isnull)
 {
-	return SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, column, isnull);
+	HeapTuple	tuple = result_row(row);
+
+	return SPI_getbinval(tuple, SPI_tuptable->tupdesc, column, isnull);
 }
 
 char *
 kpg_operations_string(MemoryContext context, uint64 row, int column)
 {
-	char	   *value = SPI_getvalue(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, column);
+	HeapTuple	tuple = result_row(row);
+	char	   *value = SPI_getvalue(tuple, SPI_tuptable->tupdesc, column);
 
 	return value == NULL ? NULL : MemoryContextStrdup(context, value);
 }

@@ -11,7 +11,8 @@
  *		|         |          |         `-> failed
  *		`---------+----------+-> cancelled
  *	the job's process is gone: running -> pending, nothing of it has committed
- *	the job cannot begin, or its query fails: pending, running -> failed
+ *	the job cannot begin, or its query fails: pending, running -> failed, or
+ *	unknown when a run may have sent its result by then (modes but queued)
  *	its result is empty: running -> succeeded
  *	retry: failed | unknown | partially_succeeded -> staged (the same blobs)
  *
@@ -116,8 +117,8 @@ extern void kpg_operations_refuse_foreign(const pg_uuid_t *id, const KpgOutcome 
 /* Of operations and blobs; a blob is never pending or running. */
 typedef enum KpgState
 {
-	KPG_STATE_PENDING,			/* next: running, failed, cancelled */
-	KPG_STATE_RUNNING,			/* next: staged, succeeded, failed, pending, cancelled */
+	KPG_STATE_PENDING,			/* next: running, failed, unknown, cancelled */
+	KPG_STATE_RUNNING,			/* next: staged, pending, and all that are final but one */
 	KPG_STATE_STAGED,			/* next: posting, cancelled; a blob: failed */
 	KPG_STATE_POSTING,			/* next: posted, failed; a blob: posting, unknown */
 	KPG_STATE_POSTED,			/* next: the five that follow */
@@ -162,6 +163,7 @@ typedef struct KpgFailure
 	char	   *details;
 	char	   *hint;
 	char	   *activity_id;
+	bool		perhaps_ingested;	/* of a job: Kusto may have the data of the run */
 } KpgFailure;
 
 /*
@@ -310,9 +312,13 @@ extern bool kpg_operations_postpone_job(const pg_uuid_t *id, KpgState from, bool
  */
 extern bool kpg_operations_return_job(const pg_uuid_t *id);
 
-/* pending or running -> failed; false as above. */
-extern bool kpg_operations_fail_job(const pg_uuid_t *id, KpgState from, bool wait,
-									const KpgFailure *failure);
+/*
+ * pending or running -> failed; or unknown, in a mode that sends before the
+ * commit, when this run or one before has perhaps done so.  Returns which;
+ * from, when it is false as above.
+ */
+extern KpgState kpg_operations_fail_job(const pg_uuid_t *id, KpgState from, bool wait,
+										const KpgFailure *failure);
 
 /* ---- what the worker tells of itself ---- */
 

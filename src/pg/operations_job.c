@@ -8,7 +8,8 @@
  *
  * Until a job's transaction commits, with the query's effects and the staged
  * blobs at once, nothing of a run is there: what has lost its process can be
- * run again.
+ * run again.  But in the modes that have their effect at once a run may have
+ * brought its rows to Kusto, and nobody knows: posted_at tells so from then on.
  */
 #include "postgres.h"
 
@@ -23,6 +24,7 @@
 
 #include "operations.h"
 #include "operations_internal.h"
+#include "report.h"
 
 /* What of a session decides about the meaning of a query, the result, or its form. */
 static const char *const recorded_settings[] = {
@@ -93,6 +95,13 @@ static const char uncount_run[] =
 static const char update_not_before[] =
 "UPDATE kusto.operation SET not_before = clock_timestamp() + make_interval(secs => $2)"
 " WHERE id = $1 AND state = 'pending'";
+
+static const char update_perhaps_ingested[] =
+"UPDATE kusto.operation SET posted_at = coalesce(posted_at, clock_timestamp())"
+" WHERE id = $1 AND state = 'running' AND mode <> 'queued'";
+
+static const char select_perhaps_ingested[] =
+"SELECT o.posted_at IS NOT NULL FROM kusto.operation o WHERE o.id = $1";
 
 /* ---- submitting ---- */
 
@@ -370,6 +379,19 @@ set_not_before(const pg_uuid_t *id, double seconds)
 	(void) kpg_operations_execute(update_not_before, args, lengthof(args), SPI_OK_UPDATE, 0);
 }
 
+/* Remember it of the run that ends so, and tell it of all of them. */
+static bool
+perhaps_ingested(const pg_uuid_t *id, const KpgFailure *failure)
+{
+	KpgSqlArg	arg = kpg_operations_uuid_arg(id);
+	bool		isnull;
+
+	if (failure->perhaps_ingested)
+		(void) kpg_operations_execute(update_perhaps_ingested, &arg, 1, SPI_OK_UPDATE, 0);
+	(void) kpg_operations_execute(select_perhaps_ingested, &arg, 1, SPI_OK_SELECT, 0);
+	return DatumGetBool(kpg_operations_value(0, 1, &isnull));
+}
+
 bool
 kpg_operations_postpone_job(const pg_uuid_t *id, KpgState from, bool wait, double seconds,
 							const KpgFailure *failure)
@@ -383,6 +405,7 @@ kpg_operations_postpone_job(const pg_uuid_t *id, KpgState from, bool wait, doubl
 	if (found)
 	{
 		kpg_operations_note(id, failure);
+		(void) perhaps_ingested(id, failure);
 		if (from == KPG_STATE_RUNNING)
 			(void) kpg_operations_move(id, KPG_STATE_PENDING, true);
 		set_not_before(id, seconds);
@@ -410,20 +433,23 @@ kpg_operations_return_job(const pg_uuid_t *id)
 	return found;
 }
 
-bool
+KpgState
 kpg_operations_fail_job(const pg_uuid_t *id, KpgState from, bool wait, const KpgFailure *failure)
 {
+	KpgFailure	told = *failure;
+	KpgState	end = from;
 	KpgSqlScope scope;
-	bool		found;
 
 	Assert(from == KPG_STATE_PENDING || from == KPG_STATE_RUNNING);
 	kpg_operations_enter(&scope);
-	found = lock_job(id, from, wait);
-	if (found)
+	if (lock_job(id, from, wait))
 	{
-		kpg_operations_note(id, failure);
-		(void) kpg_operations_move(id, KPG_STATE_FAILED, true);
+		end = perhaps_ingested(id, failure) ? KPG_STATE_UNKNOWN : KPG_STATE_FAILED;
+		if (end == KPG_STATE_UNKNOWN)
+			told.hint = KPG_DOUBT_HINT;
+		kpg_operations_note(id, &told);
+		(void) kpg_operations_move(id, end, true);
 	}
 	kpg_operations_leave(&scope);
-	return found;
+	return end;
 }

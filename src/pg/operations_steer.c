@@ -18,12 +18,14 @@
 #include "fault.h"
 #include "operations.h"
 #include "operations_internal.h"
+#include "report.h"
 
 /* Operations a purge deletes by one statement. */
 #define PURGE_BATCH 1000
 
 static const char lock_with_command[] =
-"SELECT o.state, o.staged_at IS NOT NULL AND o.table_command IS NOT NULL, o.blobs"
+"SELECT o.state, o.staged_at IS NOT NULL AND o.table_command IS NOT NULL, o.blobs,"
+" o.mode <> 'queued' AND (o.state = 'running' OR (o.state = 'pending' AND o.posted_at IS NOT NULL))"
 " FROM kusto.operation o WHERE o.id = $1 FOR NO KEY UPDATE";
 
 static const char count_earlier[] =
@@ -106,6 +108,7 @@ typedef struct LockedOperation
 	KpgState	state;
 	bool		has_command;	/* and was staged with it */
 	bool		has_blobs;
+	bool		perhaps_ingested;	/* by a job, whose mode does not wait for the commit */
 } LockedOperation;
 
 /* Inside a scope. */
@@ -127,6 +130,7 @@ lock_for_steering(const pg_uuid_t *id, LockedOperation *operation)
 	operation->state = kpg_operations_state(kpg_operations_string(CurrentMemoryContext, 0, 1));
 	operation->has_command = DatumGetBool(kpg_operations_value(0, 2, &isnull));
 	operation->has_blobs = DatumGetInt32(kpg_operations_value(0, 3, &isnull)) > 0;
+	operation->perhaps_ingested = DatumGetBool(kpg_operations_value(0, 4, &isnull));
 }
 
 static int64
@@ -160,6 +164,20 @@ note_earlier(const pg_uuid_t *id)
 	return true;
 }
 
+/* The same of a job.  Inside a scope. */
+static bool
+note_run(const pg_uuid_t *id)
+{
+	KpgFailure	failure = {
+		.message = "cancelled after its query had begun to run",
+		.details = "In its mode a job sends the result before it commits: Kusto may have it.",
+		.hint = KPG_DOUBT_HINT
+	};
+
+	kpg_operations_note(id, &failure);
+	return true;
+}
+
 bool
 kpg_operations_cancel(const pg_uuid_t *id, KpgState *before)
 {
@@ -175,7 +193,7 @@ kpg_operations_cancel(const pg_uuid_t *id, KpgState *before)
 	if (operation.state == KPG_STATE_PENDING || operation.state == KPG_STATE_RUNNING ||
 		operation.state == KPG_STATE_STAGED)
 	{
-		noted = note_earlier(id);
+		noted = operation.perhaps_ingested ? note_run(id) : note_earlier(id);
 		(void) kpg_operations_move_blobs(id, KPG_STATE_CANCELLED);
 		cancelled = kpg_operations_move(id, KPG_STATE_CANCELLED, noted);
 	}

@@ -72,6 +72,9 @@ extern void kpg_outbox_write(const KpgOutboxChunk *chunk);
 
 /* ---- captures (outbox_capture.c) ---- */
 
+/* OID of kusto.capture: the numbers of captures are unique in it (outbox.c). */
+extern Oid	kpg_outbox_capture_table(void);
+
 typedef struct KpgCaptureColumn
 {
 	char	   *name;			/* in Kusto; server encoding */
@@ -133,12 +136,18 @@ extern void kpg_outbox_change_capture(const KpgCapture *capture);
 extern void kpg_outbox_end_capture(int32 capture);
 /*
  * Ended and all sent: forget it.  The order of its columns is remembered until
- * the next capture to the same Kusto table, which takes it over.
+ * another capture to the same Kusto table knows of them all.
  */
 extern void kpg_outbox_drop_capture(int32 capture);
 
 /* The newest shape; NULL: none yet.  Sees the transaction's own changes. */
 extern KpgCaptureShape *kpg_outbox_shape(int32 capture);
+/*
+ * The same, to add columns to: behind its own it has those that other captures
+ * to the same Kusto table have added, with attnum 0.  Until the transaction ends
+ * nobody else adds any, who would not see ours.
+ */
+extern KpgCaptureShape *kpg_outbox_shape_to_extend(const KpgCapture *capture);
 /* One by its hash; NULL: not known. */
 extern KpgCaptureShape *kpg_outbox_shape_of(int32 capture, int64 shape);
 /* Computes the hash into shape->shape, and adds it unless it is visible. */
@@ -205,7 +214,7 @@ typedef struct KpgSlice
 /*
  * Append the next chunks, by txid and seq, to out; after_txid and after_seq
  * move on.  rows 0: there is nothing.  The cost follows from what is read, not
- * from what lies in the ring.
+ * from what lies in the ring.  What is read is durable, however it was committed.
  */
 extern void kpg_outbox_read(KpgSlice *slice, KcBuf *out);
 

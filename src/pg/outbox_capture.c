@@ -51,11 +51,12 @@ static const char select_captures[] =
 "SELECT " CAPTURE_COLUMNS " FROM kusto.capture c"
 " WHERE c.system_identifier = $1 AND c.database_oid = $2 AND c.forgotten_at IS NULL ORDER BY c.id";
 
-/* Whichever relation's: they write to the same Kusto table. */
-static const char select_predecessor[] =
-"SELECT " CAPTURE_COLUMNS " FROM kusto.capture c"
-" WHERE c.server = $1::name AND c.database = $2 AND c.table_name = $3 AND c.id < $4"
-" AND c.system_identifier = $5 AND c.database_oid = $6 ORDER BY c.id DESC LIMIT 1";
+/* Whichever relation's, and recorded wherever: they write to the same Kusto table. */
+#define OF_SAME_TARGET "c.server = $1::name AND c.database = $2 AND c.table_name = $3"
+
+static const char select_others[] =
+"SELECT c.old_values, c.ended_at IS NULL FROM kusto.capture c WHERE " OF_SAME_TARGET " AND c.id <> $4"
+" ORDER BY c.ended_at IS NULL DESC, c.id DESC LIMIT 1";
 
 static const char insert_capture[] =
 "INSERT INTO kusto.capture (relation, relation_name, owner, server, database, table_name, columns,"
@@ -75,12 +76,16 @@ static const char update_forgotten[] =
 "UPDATE kusto.capture c SET ended_at = coalesce(c.ended_at, clock_timestamp()),"
 " forgotten_at = clock_timestamp() WHERE c.id = $1 AND (" IS_ENDED ")";
 
+/* Of those that know of the same columns the newest is left. */
+#define KNOWN_COLUMNS(capture) \
+"(SELECT coalesce(max(jsonb_array_length(s.columns)), 0) FROM kusto.capture_shape s WHERE s.capture = " capture ".id)"
+
 static const char delete_forgotten[] =
-"WITH gone AS (DELETE FROM kusto.capture c USING kusto.capture later"
-" WHERE c.forgotten_at IS NOT NULL AND later.id > c.id AND later.server = c.server"
-" AND later.database = c.database AND later.table_name = c.table_name"
-" AND later.system_identifier = c.system_identifier AND later.database_oid = c.database_oid"
-" AND (c.id = $1 OR later.id = $1) RETURNING c.id)"
+"WITH gone AS (DELETE FROM kusto.capture c USING kusto.capture other"
+" WHERE c.forgotten_at IS NOT NULL AND other.id <> c.id AND other.server = c.server"
+" AND other.database = c.database AND other.table_name = c.table_name"
+" AND (c.id = $1 OR other.id = $1)"
+" AND (" KNOWN_COLUMNS("other") ", other.id) > (" KNOWN_COLUMNS("c") ", c.id) RETURNING c.id)"
 " DELETE FROM kusto.capture_shape s USING gone WHERE s.capture = gone.id";
 
 static KpgCapture *
@@ -240,12 +245,21 @@ insert_one(const KpgCapture *capture)
 	return DatumGetInt32(kpg_operations_value(0, 1, &isnull));
 }
 
-static KpgCapture *
-find_predecessor(const KpgCapture *capture)
+/* ---- several captures to one Kusto table ---- */
+
+typedef struct Others
 {
-	MemoryContext context = CurrentMemoryContext;
+	bool		any;			/* ended ones included */
+	bool		any_active;
+	bool		old_values;		/* of all of them */
+} Others;
+
+static Others
+find_others(const KpgCapture *capture)
+{
+	Others		others = {0};
 	KpgSqlScope scope;
-	List	   *found;
+	bool		isnull;
 
 	kpg_operations_enter(&scope);
 	{
@@ -253,15 +267,54 @@ find_predecessor(const KpgCapture *capture)
 			kpg_operations_text_arg(capture->server),
 			kpg_operations_text_arg(capture->database),
 			kpg_operations_text_arg(capture->table_name),
-			kpg_operations_arg(INT4OID, Int32GetDatum(capture->id)),
-			cluster_arg(capture),
-			database_arg(capture)
+			kpg_operations_arg(INT4OID, Int32GetDatum(capture->id))
 		};
 
-		found = select_list(select_predecessor, args, lengthof(args), context);
+		others.any = kpg_outbox_select(select_others, args, lengthof(args)) > 0;
+		if (others.any)
+		{
+			others.old_values = DatumGetBool(kpg_operations_value(0, 1, &isnull));
+			others.any_active = DatumGetBool(kpg_operations_value(0, 2, &isnull));
+		}
 	}
 	kpg_operations_leave(&scope);
-	return found == NIL ? NULL : linitial(found);
+	return others;
+}
+
+static uint32
+target_hash(const KpgCapture *capture)
+{
+	StringInfoData target;
+
+	/* With the zeros between them. */
+	initStringInfo(&target);
+	appendBinaryStringInfo(&target, capture->server, (int) strlen(capture->server) + 1);
+	appendBinaryStringInfo(&target, capture->database, (int) strlen(capture->database) + 1);
+	appendStringInfoString(&target, capture->table_name);
+	return DatumGetUInt32(hash_any((unsigned char *) target.data, target.len));
+}
+
+/* A relation's captures are locked with 0 as the last number. */
+#define LOCK_TARGET(capture, mode) \
+	LockDatabaseObject(kpg_outbox_capture_table(), target_hash(capture), 1, mode)
+#define UNLOCK_TARGET(capture, mode) \
+	UnlockDatabaseObject(kpg_outbox_capture_table(), target_hash(capture), 1, mode)
+
+/*
+ * Nobody else adds columns until the transaction ends.  A capture that is alone
+ * does not keep its own sessions waiting for each other: they find the same.
+ */
+static void
+lock_columns(const KpgCapture *capture)
+{
+	if (!find_others(capture).any_active)
+	{
+		LOCK_TARGET(capture, ShareLock);
+		if (!find_others(capture).any_active)
+			return;
+		UNLOCK_TARGET(capture, ShareLock);
+	}
+	LOCK_TARGET(capture, ExclusiveLock);
 }
 
 /*
@@ -271,21 +324,19 @@ find_predecessor(const KpgCapture *capture)
 static void
 inherit_shape(const KpgCapture *capture)
 {
-	KpgCapture *predecessor = find_predecessor(capture);
-	KpgCaptureShape *shape = predecessor == NULL ? NULL : kpg_outbox_shape(predecessor->id);
+	Others		others = find_others(capture);
+	KpgCaptureShape *shape = kpg_outbox_shape_to_extend(capture);
 
 	if (shape == NULL)
 		return;
-	if (predecessor->old_values != capture->old_values)
+	if (others.old_values != capture->old_values)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 predecessor->old_values
+				 others.old_values
 				 ? errmsg("row changes were sent to Kusto table \"%s\" with old_values before", capture->table_name)
 				 : errmsg("row changes were sent to Kusto table \"%s\" without old_values before", capture->table_name),
 				 errdetail("Its columns are in another order."),
 				 errhint("Capture to another Kusto table.")));
-	for (int i = 0; i < shape->ncolumns; i++)
-		shape->columns[i].attnum = 0;
 	kpg_outbox_add_shape(capture->id, shape);
 }
 
@@ -309,6 +360,7 @@ kpg_outbox_add_capture(KpgCapture *capture)
 		return false;
 	}
 
+	LOCK_TARGET(capture, ExclusiveLock);
 	kpg_operations_enter(&scope);
 	capture->id = insert_one(capture);
 	kpg_operations_leave(&scope);
@@ -379,6 +431,15 @@ kpg_outbox_drop_capture(int32 capture)
 
 static const char select_newest[] =
 SELECT_SHAPE(" AND t.id = (SELECT max(m.id) FROM kusto.capture_shape m WHERE m.capture = $1)");
+
+/* Each capture's is a beginning of the longest. */
+static const char select_longest[] =
+"SELECT s.shape, s.accepted, e.col ->> 'name', e.col ->> 'type', (e.col ->> 'attnum')::int2"
+" FROM (SELECT t.shape, t.columns, t.accepted FROM kusto.capture c"
+" JOIN kusto.capture_shape t ON t.capture = c.id WHERE " OF_SAME_TARGET
+" ORDER BY jsonb_array_length(t.columns) DESC, t.id DESC LIMIT 1) s"
+" LEFT JOIN LATERAL jsonb_array_elements(s.columns) WITH ORDINALITY AS e (col, n) ON true"
+" ORDER BY e.n";
 
 /* Twins may differ in whether somebody has accepted them. */
 static const char select_shape[] = SELECT_SHAPE(" AND t.shape = $2");
@@ -455,6 +516,47 @@ kpg_outbox_shape(int32 capture)
 	return select_one_shape(select_newest, capture, NULL);
 }
 
+/* NULL: none of them has one. */
+static KpgCaptureShape *
+longest_shape(const KpgCapture *capture)
+{
+	MemoryContext context = CurrentMemoryContext;
+	KpgCaptureShape *shape = NULL;
+	KpgSqlScope scope;
+	uint64		n;
+
+	kpg_operations_enter(&scope);
+	{
+		const KpgSqlArg args[] = {
+			kpg_operations_text_arg(capture->server),
+			kpg_operations_text_arg(capture->database),
+			kpg_operations_text_arg(capture->table_name)
+		};
+
+		n = kpg_outbox_select(select_longest, args, lengthof(args));
+		if (n > 0)
+			shape = read_shape(context, n);
+	}
+	kpg_operations_leave(&scope);
+	return shape;
+}
+
+KpgCaptureShape *
+kpg_outbox_shape_to_extend(const KpgCapture *capture)
+{
+	KpgCaptureShape *newest;
+	KpgCaptureShape *longest;
+
+	lock_columns(capture);
+	newest = kpg_outbox_shape(capture->id);
+	longest = longest_shape(capture);
+	if (longest == NULL || (newest != NULL && newest->ncolumns == longest->ncolumns))
+		return newest;
+	for (int i = 0; i < longest->ncolumns; i++)
+		longest->columns[i].attnum = newest != NULL && i < newest->ncolumns ? newest->columns[i].attnum : 0;
+	return longest;
+}
+
 KpgCaptureShape *
 kpg_outbox_shape_of(int32 capture, int64 shape)
 {
@@ -506,8 +608,8 @@ kpg_outbox_add_shape(int32 capture, KpgCaptureShape *shape)
 		shape->accepted = DatumGetBool(kpg_operations_value(0, 2, &isnull));
 		args[2] = kpg_operations_text_arg(json);
 		args[3] = kpg_operations_arg(BOOLOID, BoolGetDatum(shape->accepted));
-		if (!known)
-			(void) kpg_operations_execute(insert_shape, args, lengthof(args), SPI_OK_INSERT, 0);
+		if (!known && kpg_operations_execute(insert_shape, args, lengthof(args), SPI_OK_INSERT, 0) != 1)
+			elog(ERROR, "columns of capture %d were not recorded", capture);
 	}
 	kpg_operations_leave(&scope);
 }

@@ -17,7 +17,6 @@
 extern Oid	kpg_outbox_table(int ring);		/* kusto.outbox_N */
 extern Oid	kpg_outbox_index(int ring);		/* its index on capture, txid, seq */
 extern Oid	kpg_outbox_sequence(void);		/* kusto.change_number */
-extern Oid	kpg_outbox_capture_table(void); /* kusto.capture */
 
 /* The table of the ring that a _seq belongs to. */
 extern int	kpg_outbox_ring_of(int64 seq);

@@ -11,6 +11,8 @@
 
 #include "access/detoast.h"
 #include "access/htup_details.h"
+#include "access/xlog.h"
+#include "access/xlog_internal.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
@@ -57,6 +59,23 @@ append_chunk(KpgSlice *slice, const KpgOutboxRing *ring, HeapTuple tuple, KcBuf 
 	slice->rows += DatumGetInt32(kpg_outbox_column(ring, tuple, KPG_OUTBOX_COLUMN_ROWS));
 }
 
+/*
+ * What has committed asynchronously is visible before its WAL is on disk, and a
+ * crash may still undo it, numbers included, which others would get anew.  What
+ * is sent to Kusto stays: so whatever is visible by now is made durable first.
+ */
+static void
+make_durable(void)
+{
+	XLogRecPtr	end = GetXLogInsertRecPtr();
+
+	/* Where the next page's header would end, nothing ends that could be flushed. */
+	if (XLogSegmentOffset(end, wal_segment_size) == SizeOfXLogLongPHD ||
+		end % XLOG_BLCKSZ == SizeOfXLogShortPHD)
+		end -= end % XLOG_BLCKSZ;
+	XLogFlush(end);
+}
+
 void
 kpg_outbox_read(KpgSlice *slice, KcBuf *out)
 {
@@ -87,6 +106,9 @@ kpg_outbox_read(KpgSlice *slice, KcBuf *out)
 	}
 	kpg_outbox_scan_end(&scan);
 	kpg_outbox_close(&ring);
+	/* A snapshot that was given is of a slice before, with which this was done. */
+	if (slice->rows > 0 && slice->current == NULL)
+		make_durable();
 	pfree(ranges);
 }
 

@@ -11,7 +11,8 @@
  *	a row of a capture, unsent or foreign		the table stays
  *	a capture's last mark						is inserted into another table
  *	any other mark								goes
- *	what no capture owns any more				goes
+ *	what no capture owns any more, or one that
+ *	was forgotten when all of it had been sent	goes
  *
  * The lock is taken only when it is free, and is held until the caller's
  * transaction ends.  A transaction that is open somewhere, however old, is no
@@ -121,7 +122,7 @@ typedef struct Rotation
 	int			n;
 } Rotation;
 
-/* All there are, wherever they were recorded. */
+/* Those that may still have something to send, wherever they were recorded. */
 static List *
 existing_captures(void)
 {
@@ -133,7 +134,7 @@ existing_captures(void)
 	bool		isnull;
 
 	kpg_operations_enter(&scope);
-	n = kpg_outbox_select("SELECT c.id FROM kusto.capture c", NULL, 0);
+	n = kpg_outbox_select("SELECT c.id FROM kusto.capture c WHERE c.forgotten_at IS NULL", NULL, 0);
 	old = MemoryContextSwitchTo(context);
 	for (uint64 i = 0; i < n; i++)
 		ids = lappend_int(ids, DatumGetInt32(kpg_operations_value(i, 1, &isnull)));

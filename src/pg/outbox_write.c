@@ -3,8 +3,9 @@
  *	  Chunks into the ring, in the user's transaction.
  *
  * This is a part of every captured transaction, so nothing here runs SQL or
- * reads a catalog: a chunk is one heap_insert() and one index_insert(), as
- * TOAST has them.  The tables are the extension's own, so no privileges are
+ * reads a catalog: a chunk is one heap_insert() and one index_insert() for each
+ * index, of which there is one unless somebody has added another or REINDEX
+ * CONCURRENTLY is at work.  The tables are the extension's own, so no privileges are
  * asked for.  Locks are kept until the transaction ends: nobody truncates a
  * table that has rows which are not committed.
  *
@@ -18,6 +19,7 @@
 #include "catalog/index.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
+#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 #include "utils/xid8.h"
 
@@ -32,7 +34,6 @@
 #define LIMIT_WARN_MS		60000
 
 #define ATTRIBUTES			7
-#define KEY_ATTRIBUTES		3
 
 StaticAssertDecl(MAXALIGN(SizeofHeapTupleHeader) + 4 * sizeof(int64) + 2 * sizeof(int32) +
 				 VARHDRSZ + KPG_OUTBOX_CHUNK_SIZE <= MaxHeapTupleSize,
@@ -105,13 +106,60 @@ write_context(void)
 	return context;
 }
 
+/* None of ours; what it would take is not here. */
+static void
+refuse_index(Relation index)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			 errmsg("row changes cannot be written while there is index \"%s\"", RelationGetRelationName(index)),
+			 errdetail("The outbox of row changes may have indexes of columns only, neither unique nor partial."),
+			 errhint("Drop the index.")));
+}
+
+/* Values of the tuple's columns, in the order of the table's. */
+static void
+insert_key(Relation table, Relation index, const Datum *values, ItemPointer tid)
+{
+	Form_pg_index form = index->rd_index;
+	Datum		key[INDEX_MAX_KEYS];
+	bool		nulls[INDEX_MAX_KEYS] = {0};
+
+	if (form->indisunique || form->indisexclusion || RelationGetIndexExpressions(index) != NIL ||
+		RelationGetIndexPredicate(index) != NIL)
+		refuse_index(index);
+	for (int i = 0; i < form->indnatts; i++)
+		key[i] = values[form->indkey.values[i] - 1];
+	kpg_compat_index_insert(index, key, nulls, tid, table);
+}
+
+/*
+ * REINDEX CONCURRENTLY builds an index beside ours, and relies on whoever writes
+ * to fill it from when it is ready until it has taken the place of ours.
+ */
+static void
+insert_keys(Relation table, const Datum *values, ItemPointer tid)
+{
+	List	   *indexes = RelationGetIndexList(table);
+	ListCell   *cell;
+
+	foreach(cell, indexes)
+	{
+		Relation	index = index_open(lfirst_oid(cell), RowExclusiveLock);
+
+		if (index->rd_index->indisready)
+			insert_key(table, index, values, tid);
+		index_close(index, NoLock);
+	}
+	list_free(indexes);
+}
+
 /* Attributes of the table in their order, see CREATE TABLE. */
 static void
-insert(const KpgOutboxChunk *chunk, Relation table, Relation index)
+insert(const KpgOutboxChunk *chunk, Relation table)
 {
 	bool		nulls[ATTRIBUTES] = {0};
 	Datum		txid = FullTransactionIdGetDatum(GetTopFullTransactionId());
-	Datum		key[KEY_ATTRIBUTES] = {Int32GetDatum(chunk->capture), txid, Int64GetDatum(chunk->seq)};
 	struct varlena *data = palloc(VARHDRSZ + chunk->len);
 	Datum		values[ATTRIBUTES] = {
 		txid,
@@ -123,14 +171,20 @@ insert(const KpgOutboxChunk *chunk, Relation table, Relation index)
 		PointerGetDatum(data)
 	};
 	HeapTuple	tuple;
+	bool		push = !ActiveSnapshotSet();
 
 	Assert(RelationGetDescr(table)->natts == ATTRIBUTES);
 	SET_VARSIZE(data, VARHDRSZ + chunk->len);
 	memcpy(VARDATA(data), chunk->data, chunk->len);
 	tuple = heap_form_tuple(RelationGetDescr(table), values, nulls);
+	/* At the end of a transaction there is none; a table that has a TOAST table is not written without. */
+	if (push)
+		PushActiveSnapshot(GetTransactionSnapshot());
 	/* Logical decoding has no use for it: what it tells of is in the WAL already. */
 	heap_insert(table, tuple, GetCurrentCommandId(true), HEAP_INSERT_NO_LOGICAL, NULL);
-	kpg_compat_index_insert(index, key, nulls, &tuple->t_self, table);
+	insert_keys(table, values, &tuple->t_self);
+	if (push)
+		PopActiveSnapshot();
 }
 
 void
@@ -139,16 +193,13 @@ kpg_outbox_write(const KpgOutboxChunk *chunk)
 	int			ring = kpg_outbox_ring_of(chunk->seq);
 	MemoryContext old;
 	Relation	table;
-	Relation	index;
 
 	check_limit(chunk->len);
 
 	old = MemoryContextSwitchTo(write_context());
 	MemoryContextReset(CurrentMemoryContext);
 	table = table_open(kpg_outbox_table(ring), RowExclusiveLock);
-	index = index_open(kpg_outbox_index(ring), RowExclusiveLock);
-	insert(chunk, table, index);
-	index_close(index, NoLock);
+	insert(chunk, table);
 	table_close(table, NoLock);
 	MemoryContextSwitchTo(old);
 	if (chunk->len > KPG_OUTBOX_CHUNK_SIZE)

@@ -229,7 +229,7 @@ kpg_report_doubtful(const KcError *err)
 			 errmsg_internal("%s", message),
 			 errdetail("%s%sKusto may have ingested the data all the same.",
 					   detail != NULL ? kpg_report_text(detail) : "", detail != NULL ? "\n" : ""),
-			 errhint("Look whether the data are in the Kusto table before you export them again.")));
+			 errhint(KPG_DOUBT_HINT)));
 }
 
 void

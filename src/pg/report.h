@@ -29,6 +29,9 @@ extern void kpg_report(int elevel, const KcError *err);
 /* Raise it, with this hint unless it has a better one. */
 extern void kpg_report_hinted(const KcError *err, const char *hint);
 
+/* What to do about it. */
+#define KPG_DOUBT_HINT "Look whether the data are in the Kusto table before you export them again."
+
 /*
  * Raise, as KPG_ERRCODE_INGESTION_UNKNOWN, the failure of a request that may
  * have brought its data into Kusto all the same.

@@ -311,6 +311,7 @@ typedef struct Verdict
 	const KpgJobRow *row;
 	const KpgFailure *failure;
 	double		pause_s;		/* negative: no other try */
+	KpgState	state;			/* pending, failed, unknown; of the row: nothing was written */
 	bool		written;
 } Verdict;
 
@@ -320,8 +321,12 @@ verdict_body(void *arg)
 	Verdict    *verdict = arg;
 	const KpgJobRow *row = verdict->row;
 
+	verdict->state = KPG_STATE_PENDING;
 	if (verdict->pause_s < 0)
-		verdict->written = kpg_operations_fail_job(&row->id, row->state, false, verdict->failure);
+	{
+		verdict->state = kpg_operations_fail_job(&row->id, row->state, false, verdict->failure);
+		verdict->written = verdict->state != row->state;
+	}
 	else
 		verdict->written = kpg_operations_postpone_job(&row->id, row->state, false, verdict->pause_s,
 													   verdict->failure);
@@ -348,7 +353,9 @@ tell(const KpgJobRow *row, const KpgFailure *failure, double pause_s)
 	}
 	due_ms = Min(due_ms, now + (int64) (Max(pause_s, 0) * 1000));
 	ereport(LOG,
-			(pause_s < 0
+			(verdict.state == KPG_STATE_UNKNOWN
+			 ? errmsg("kusto_ingest operation %s may be in Kusto or not: %s", id_text(&row->id), failure->message)
+			 : pause_s < 0
 			 ? errmsg("kusto_ingest operation %s failed: %s", id_text(&row->id), failure->message)
 			 : errmsg("kusto_ingest operation %s waits: %s", id_text(&row->id), failure->message),
 			 failure->details != NULL ? errdetail_internal("%s", failure->details) : 0));
@@ -361,19 +368,20 @@ kpg_worker_job_pause(int runs)
 	return (double) runs * runs;
 }
 
-/* Its process is gone; whatever it did is rolled back. */
+/* Its process is gone; whatever it did is rolled back, but for what it may have sent. */
 static void
 give_back(const KpgJobRow *row)
 {
 	bool		again = row->runs < KPG_JOB_RUNS_MAX;
+	KpgFailure *failure =
+		kpg_worker_job_failure(ERRCODE_ADMIN_SHUTDOWN,
+							   "the process that ran the query ended unexpectedly",
+							   psprintf("That was run %d of at most %d. The process was terminated, or it or the server crashed.",
+										row->runs, KPG_JOB_RUNS_MAX),
+							   again ? NULL : "The server log tells more. Ask for the export again with kusto_ingest_async().");
 
-	(void) tell(row,
-				kpg_worker_job_failure(ERRCODE_ADMIN_SHUTDOWN,
-									   "the process that ran the query ended unexpectedly",
-									   psprintf("That was run %d of at most %d. The process was terminated, or it or the server crashed.",
-												row->runs, KPG_JOB_RUNS_MAX),
-									   again ? NULL : "The server log tells more. Ask for the export again with kusto_ingest_async()."),
-				again ? kpg_worker_job_pause(row->runs) : -1);
+	failure->perhaps_ingested = true;
+	(void) tell(row, failure, again ? kpg_worker_job_pause(row->runs) : -1);
 }
 
 /*

@@ -319,6 +319,19 @@ function fromQuery(mode) {
   };
 }
 
+// learn.microsoft.com/kusto/management/data-ingestion/clear-schema-cache-command: a row a node.
+function clearSchemaCache(rest, { store, database }) {
+  const parser = new Parser(rest);
+  const table = store.table(database, parser.name());
+  for (const word of ['cache', 'streamingingestion', 'schema']) parser.expect(word);
+  finish(parser);
+  table.cachedColumns = null;
+  return tableOf('NodeId, Status', [
+    ['Engine000000', 'Succeeded'],
+    ['Engine000001', 'Succeeded'],
+  ]);
+}
+
 const COMMANDS = [
   ...STORED_COMMANDS,
   command('.create-or-alter table', 'user', createMapping(true)),
@@ -330,6 +343,11 @@ const COMMANDS = [
   },
   command('.create table', 'user', createTable(false)),
   command('.drop table', 'admin', dropTable),
+  {
+    words: /^\.clear\s+table(?=\s+(?:\[[^\]]*\]|[\w$]+)\s+cache\b)/i,
+    role: 'ingestor',
+    run: clearSchemaCache,
+  },
   command('.clear table', 'admin', (rest, { store, database }) => {
     const parser = new Parser(rest);
     const table = store.table(database, parser.name());

@@ -32,6 +32,9 @@ export const DEFAULTS = {
   // Streaming ingestion: the policy's default, and the limit of a request.
   streaming: true,
   streaming_limit: 4 * 1024 * 1024,
+  // Streaming ingestion goes by the columns that a table had at its first request, or when
+  // the cache was last cleared.
+  streaming_schema_cache: false,
   query_row_limit: 500_000,
   // v2 query results give bags and arrays as JSON text, or as values.
   dynamic_as_text: true,

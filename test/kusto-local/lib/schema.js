@@ -29,10 +29,20 @@ export class Table {
     this.mappings = new Map();
     this.policies = new Map();
     this.extents = [];
+    // The columns that streaming ingestion goes by; null: those of now.
+    this.cachedColumns = null;
   }
 
   get rowCount() {
     return this.extents.reduce((sum, e) => sum + e.rows, 0);
+  }
+
+  // Columns are only ever added, at the end: the table as it was has fewer of them.
+  asStreamed(cached) {
+    if (!cached) this.cachedColumns = null;
+    else this.cachedColumns ??= this.columns.slice();
+    if (!this.cachedColumns) return this;
+    return Object.assign(Object.create(Table.prototype), this, { columns: this.cachedColumns });
   }
 
   columnIndex(name) {

@@ -44,7 +44,7 @@ export async function streamIngest(service, caller, database, tableName, request
   }
   const bytes = plainBody(request, database, tableName, config.streaming_limit);
   try {
-    const loader = new Loader(table, options);
+    const loader = new Loader(table.asStreamed(config.streaming_schema_cache), options);
     loader.push(bytes);
     const extent = loader.finish();
     if (extent.rows === 0) throw bad(database, tableName, 'The input stream is empty after processing');

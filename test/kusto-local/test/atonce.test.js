@@ -56,6 +56,27 @@ async function errorOf(response) {
 const manage = (csl) => service.post('/command', { db: 'telemetry', csl });
 const hidden = (url) => `h"${url}"`;
 
+test('streaming goes by the columns that were cached until the cache is cleared', async () => {
+  const more = (csv) => csv.replaceAll('\n', ',1\n');
+  const lastColumn = async () => (await rows()).map((row) => row[2]);
+  await service.post('/config', { streaming_schema_cache: true });
+  assert.equal((await stream(GOOD)).status, 200);
+  await manage('.create-merge table T (more: long)');
+  assert.equal((await stream(more(GOOD))).status, 200);
+  assert.deepEqual(await lastColumn(), [null, null, null, null]);
+  assert.deepEqual(await kinds(), ['wrong_field_count']);
+  const [table] = (await (await command(".clear table ['T'] cache streamingingestion schema")).json()).Tables;
+  assert.deepEqual(
+    table.Columns.map((c) => c.ColumnName),
+    ['NodeId', 'Status'],
+  );
+  assert.deepEqual([...new Set(table.Rows.map((row) => row[1]))], ['Succeeded']);
+  await stream(more(GOOD));
+  assert.deepEqual(await lastColumn(), [null, null, null, null, 1, 1]);
+  await manage('.clear table T data');
+  assert.deepEqual(await rows(), []);
+});
+
 test('a streamed request is in the table when it is answered', async () => {
   const response = await stream(GOOD);
   assert.equal(response.status, 200);
