@@ -7,7 +7,7 @@ use JSON::PP;
 use KustoCluster qw(wait_until);
 use KustoLocal;
 use List::Util qw(sum);
-use POSIX ();
+use ProcessUsage qw(scans difference usage);
 use PostgreSQL::Test::Utils;
 use Test::More;
 
@@ -122,49 +122,12 @@ is($ids, 200, 'some history');
 $pg->poll('SELECT count(*) = 0 FROM kusto.operations WHERE finished_at IS NULL', 't', 'of finished operations');
 $pg->sql('VACUUM ANALYZE kusto.operation; VACUUM ANALYZE kusto.blob');
 
-# Of the extension's tables and indexes: how often read, and how many entries were found.
-sub scans
-{
-	my %scans;
-	for my $line (split /\n/, $pg->sql(<<~'SQL'))
-		SELECT relname, 'seq', seq_scan FROM pg_stat_all_tables WHERE schemaname = 'kusto'
-		UNION ALL SELECT indexrelname, 'idx', idx_scan FROM pg_stat_all_indexes WHERE schemaname = 'kusto'
-		UNION ALL SELECT indexrelname, 'found', idx_tup_read FROM pg_stat_all_indexes WHERE schemaname = 'kusto'
-		SQL
-	{
-		my ($relation, $what, $count) = split /\|/, $line;
-		$scans{$what}{$relation} = $count || 0;
-	}
-	return \%scans;
-}
-
-sub difference
-{
-	my ($before, $after, $what) = @_;
-	my %more = map { $_ => $after->{$what}{$_} - ($before->{$what}{$_} // 0) } keys %{ $after->{$what} };
-	delete $more{$_} for grep { $more{$_} == 0 } keys %more;
-	return \%more;
-}
-
-# CPU time in milliseconds and context switches of a process.
-sub usage
-{
-	my ($pid) = @_;
-	my ($after_name) = slurp_file("/proc/$pid/stat") =~ /\) (.*)/s;
-	my @fields = split ' ', $after_name;
-	my %status = slurp_file("/proc/$pid/status") =~ /^(\w+):\s+(\d+)/mg;
-	return {
-		cpu => ($fields[11] + $fields[12]) * 1000 / POSIX::sysconf(POSIX::_SC_CLK_TCK()),
-		switches => $status{voluntary_ctxt_switches} + $status{nonvoluntary_ctxt_switches},
-	};
-}
-
 my $pid = $pg->sql($worker);
 like($pid, qr/^\d+$/, 'a worker is there');
 # The statistics of what it did last are reported, and it has come to rest.
 my $rest = '';
 wait_until(sub {
-	my $now = JSON::PP->new->canonical->encode(scans());
+	my $now = JSON::PP->new->canonical->encode(scans($pg));
 	my $same = $now eq $rest;
 	$rest = $now;
 	select undef, undef, undef, 1.5;
@@ -172,9 +135,9 @@ wait_until(sub {
 }, 'the worker comes to rest');
 
 my $requests = () = $kusto->log;
-my ($scans, $usage) = (scans(), usage($pid));
+my ($scans, $usage) = (scans($pg), usage($pid));
 select undef, undef, undef, IDLE_SECONDS;
-my ($later, $used) = (scans(), usage($pid));
+my ($later, $used) = (scans($pg), usage($pid));
 
 is($pg->sql($worker), $pid, 'idle: it is still there');
 my $more = () = $kusto->log;

@@ -7,8 +7,6 @@
  */
 #include "postgres.h"
 
-#include <math.h>
-
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "miscadmin.h"
@@ -23,6 +21,7 @@
 #include "compat.h"
 #include "exec.h"
 #include "export.h"
+#include "functions_internal.h"
 #include "operations.h"
 #include "outcome_wait.h"
 #include "report.h"
@@ -54,32 +53,16 @@ enum
 	ARG_TIMEOUT
 };
 
-static char *
-text_argument(FunctionCallInfo fcinfo, int n)
-{
-	return PG_ARGISNULL(n) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(n));
-}
-
-static bool
-bool_argument(FunctionCallInfo fcinfo, int n, const char *name)
-{
-	if (PG_ARGISNULL(n))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("%s must not be null", name)));
-	return PG_GETARG_BOOL(n);
-}
-
 static void
 export_arguments(FunctionCallInfo fcinfo, KpgExportRequest *request)
 {
 	memset(request, 0, sizeof(*request));
-	request->query = text_argument(fcinfo, ARG_QUERY);
-	request->database = text_argument(fcinfo, ARG_DATABASE);
-	request->table_name = text_argument(fcinfo, ARG_TABLE_NAME);
+	request->query = kpg_functions_text(fcinfo, ARG_QUERY);
+	request->database = kpg_functions_text(fcinfo, ARG_DATABASE);
+	request->table_name = kpg_functions_text(fcinfo, ARG_TABLE_NAME);
 	request->server = PG_ARGISNULL(ARG_SERVER) ? NULL : NameStr(*PG_GETARG_NAME(ARG_SERVER));
-	request->mode = text_argument(fcinfo, ARG_MODE);
-	request->mapping = text_argument(fcinfo, ARG_MAPPING);
+	request->mode = kpg_functions_text(fcinfo, ARG_MODE);
+	request->mapping = kpg_functions_text(fcinfo, ARG_MAPPING);
 	if (!PG_ARGISNULL(ARG_TAGS))
 		request->tags = PG_GETARG_ARRAYTYPE_P(ARG_TAGS);
 	if (!PG_ARGISNULL(ARG_INGEST_IF_NOT_EXISTS))
@@ -87,31 +70,10 @@ export_arguments(FunctionCallInfo fcinfo, KpgExportRequest *request)
 	request->has_creation_time = !PG_ARGISNULL(ARG_CREATION_TIME);
 	if (request->has_creation_time)
 		request->creation_time = PG_GETARG_TIMESTAMPTZ(ARG_CREATION_TIME);
-	request->flush_immediately = bool_argument(fcinfo, ARG_FLUSH_IMMEDIATELY, "flush_immediately");
-	request->create_table = bool_argument(fcinfo, ARG_CREATE_TABLE, "create_table");
-	request->on_type_error = text_argument(fcinfo, ARG_ON_TYPE_ERROR);
-	request->exactly_once = text_argument(fcinfo, ARG_EXACTLY_ONCE);
-}
-
-/* Milliseconds, -1: for ever.  A month counts 30 days, as for PostgreSQL. */
-static int64
-timeout_argument(FunctionCallInfo fcinfo, int n)
-{
-	Interval   *interval;
-	double		ms;
-
-	if (PG_ARGISNULL(n))
-		return -1;
-	interval = PG_GETARG_INTERVAL_P(n);
-	ms = ((double) interval->month * DAYS_PER_MONTH + interval->day) * SECS_PER_DAY * 1000.0 +
-		(double) interval->time / 1000.0;
-	if (ms < 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("timeout must not be negative")));
-
-	/* Beyond a century, PostgreSQL 17's infinity included, is for ever. */
-	return ms > 100.0 * DAYS_PER_YEAR * SECS_PER_DAY * 1000.0 ? -1 : (int64) ceil(ms);
+	request->flush_immediately = kpg_functions_bool(fcinfo, ARG_FLUSH_IMMEDIATELY, "flush_immediately");
+	request->create_table = kpg_functions_bool(fcinfo, ARG_CREATE_TABLE, "create_table");
+	request->on_type_error = kpg_functions_text(fcinfo, ARG_ON_TYPE_ERROR);
+	request->exactly_once = kpg_functions_text(fcinfo, ARG_EXACTLY_ONCE);
 }
 
 Datum
@@ -241,7 +203,7 @@ kusto_ingest_and_wait(PG_FUNCTION_ARGS)
 	pg_uuid_t	id;
 
 	kpg_version_check();
-	timeout_ms = timeout_argument(fcinfo, ARG_TIMEOUT);
+	timeout_ms = kpg_functions_timeout(fcinfo, ARG_TIMEOUT);
 	require_non_atomic(fcinfo);
 	/* A procedure that was called after a COMMIT has no snapshot yet. */
 	EnsurePortalSnapshotExists();
@@ -265,7 +227,7 @@ kusto_wait(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("operation must not be null")));
-	state = kpg_outcome_wait(PG_GETARG_UUID_P(0), timeout_argument(fcinfo, 1), false);
+	state = kpg_outcome_wait(PG_GETARG_UUID_P(0), kpg_functions_timeout(fcinfo, 1), false);
 	PG_RETURN_TEXT_P(cstring_to_text(state));
 }
 
@@ -284,8 +246,8 @@ kusto_create_table_command(PG_FUNCTION_ARGS)
 					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 					 errmsg("%s must not be null", names[i])));
 	}
-	query = kpg_exec_prepare(text_argument(fcinfo, 0));
-	command = kpg_schema_create_merge(kpg_exec_tupdesc(query), text_argument(fcinfo, 1),
-									  kpg_format_policy(text_argument(fcinfo, 2)));
+	query = kpg_exec_prepare(kpg_functions_text(fcinfo, 0));
+	command = kpg_schema_create_merge(kpg_exec_tupdesc(query), kpg_functions_text(fcinfo, 1),
+									  kpg_format_policy(kpg_functions_text(fcinfo, 2)));
 	PG_RETURN_TEXT_P(cstring_to_text(command));
 }

@@ -8,8 +8,6 @@
  */
 #include "postgres.h"
 
-#include <math.h>
-
 #include "catalog/namespace.h"
 #include "fmgr.h"
 #include "funcapi.h"
@@ -26,6 +24,7 @@
 #include "capture.h"
 #include "compat.h"
 #include "drain.h"
+#include "functions_internal.h"
 #include "version.h"
 
 PG_FUNCTION_INFO_V1(kusto_capture);
@@ -58,19 +57,6 @@ require_argument(FunctionCallInfo fcinfo, int n, const char *name)
 				 errmsg("%s must not be null", name)));
 }
 
-static char *
-text_argument(FunctionCallInfo fcinfo, int n)
-{
-	return PG_ARGISNULL(n) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(n));
-}
-
-static bool
-bool_argument(FunctionCallInfo fcinfo, int n, const char *name)
-{
-	require_argument(fcinfo, n, name);
-	return PG_GETARG_BOOL(n);
-}
-
 static void
 require_writable(const char *function)
 {
@@ -100,18 +86,18 @@ kusto_capture(PG_FUNCTION_ARGS)
 	require_argument(fcinfo, ARG_RELATION, "relation");
 	require_writable("kusto_capture()");
 	request.relation = PG_GETARG_OID(ARG_RELATION);
-	request.database = text_argument(fcinfo, ARG_DATABASE);
-	request.table_name = text_argument(fcinfo, ARG_TABLE_NAME);
+	request.database = kpg_functions_text(fcinfo, ARG_DATABASE);
+	request.table_name = kpg_functions_text(fcinfo, ARG_TABLE_NAME);
 	request.server = PG_ARGISNULL(ARG_SERVER) ? NULL : NameStr(*PG_GETARG_NAME(ARG_SERVER));
 	if (!PG_ARGISNULL(ARG_EVENTS))
 		request.events = PG_GETARG_ARRAYTYPE_P(ARG_EVENTS);
 	if (!PG_ARGISNULL(ARG_COLUMNS))
 		request.columns = PG_GETARG_ARRAYTYPE_P(ARG_COLUMNS);
-	request.old_values = bool_argument(fcinfo, ARG_OLD_VALUES, "old_values");
-	request.snapshot = bool_argument(fcinfo, ARG_SNAPSHOT, "snapshot");
-	request.create_table = bool_argument(fcinfo, ARG_CREATE_TABLE, "create_table");
-	request.on_type_error = text_argument(fcinfo, ARG_ON_TYPE_ERROR);
-	request.replicated = bool_argument(fcinfo, ARG_REPLICATED, "replicated");
+	request.old_values = kpg_functions_bool(fcinfo, ARG_OLD_VALUES, "old_values");
+	request.snapshot = kpg_functions_bool(fcinfo, ARG_SNAPSHOT, "snapshot");
+	request.create_table = kpg_functions_bool(fcinfo, ARG_CREATE_TABLE, "create_table");
+	request.on_type_error = kpg_functions_text(fcinfo, ARG_ON_TYPE_ERROR);
+	request.replicated = kpg_functions_bool(fcinfo, ARG_REPLICATED, "replicated");
 	request.function = trigger_function(fcinfo);
 
 	if (!kpg_capture_install(&request, operation))
@@ -125,30 +111,9 @@ kusto_uncapture(PG_FUNCTION_ARGS)
 	kpg_version_check();
 	require_argument(fcinfo, 0, "relation");
 	require_writable("kusto_uncapture()");
-	kpg_capture_uninstall(PG_GETARG_OID(0), text_argument(fcinfo, 1), text_argument(fcinfo, 2),
+	kpg_capture_uninstall(PG_GETARG_OID(0), kpg_functions_text(fcinfo, 1), kpg_functions_text(fcinfo, 2),
 						  trigger_function(fcinfo));
 	PG_RETURN_VOID();
-}
-
-/* Milliseconds, -1: for ever.  A month counts 30 days, as for PostgreSQL. */
-static int64
-timeout_argument(FunctionCallInfo fcinfo, int n)
-{
-	Interval   *interval;
-	double		ms;
-
-	if (PG_ARGISNULL(n))
-		return -1;
-	interval = PG_GETARG_INTERVAL_P(n);
-	ms = ((double) interval->month * DAYS_PER_MONTH + interval->day) * SECS_PER_DAY * 1000.0 +
-		(double) interval->time / 1000.0;
-	if (ms < 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("timeout must not be negative")));
-
-	/* Beyond a century, PostgreSQL 17's infinity included, is for ever. */
-	return ms > 100.0 * DAYS_PER_YEAR * SECS_PER_DAY * 1000.0 ? -1 : (int64) ceil(ms);
 }
 
 Datum
@@ -162,7 +127,7 @@ kusto_flush(PG_FUNCTION_ARGS)
 				 errmsg("the current transaction has captured row changes"),
 				 errdetail("They are sent to Kusto after the commit."),
 				 errhint("COMMIT first.")));
-	PG_RETURN_BOOL(kpg_drain_flush(timeout_argument(fcinfo, 0)));
+	PG_RETURN_BOOL(kpg_drain_flush(kpg_functions_timeout(fcinfo, 0)));
 }
 
 Datum

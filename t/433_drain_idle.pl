@@ -8,7 +8,7 @@ use KustoCluster qw(wait_until process_status);
 use KustoLocal;
 use List::Util qw(sum);
 use Outbox;
-use POSIX ();
+use ProcessUsage qw(scans difference usage);
 use PostgreSQL::Test::Utils;
 use Test::More;
 
@@ -33,42 +33,6 @@ for my $id (@ids)
 is($outbox->flush, 't', 'some history');
 $outbox->arrives($_, 'it arrives') for @ids;
 
-# Of the extension's tables and indexes: how often read, and how many entries were found.
-sub scans
-{
-	my %scans;
-	for my $line (split /\n/, $pg->sql(<<~'SQL'))
-		SELECT relname, 'seq', seq_scan FROM pg_stat_all_tables WHERE schemaname = 'kusto'
-		UNION ALL SELECT indexrelname, 'idx', idx_scan FROM pg_stat_all_indexes WHERE schemaname = 'kusto'
-		SQL
-	{
-		my ($relation, $what, $count) = split /\|/, $line;
-		$scans{$what}{$relation} = $count || 0;
-	}
-	return \%scans;
-}
-
-sub difference
-{
-	my ($before, $after, $what) = @_;
-	my %more = map { $_ => $after->{$what}{$_} - ($before->{$what}{$_} // 0) } keys %{ $after->{$what} };
-	delete $more{$_} for grep { $more{$_} == 0 } keys %more;
-	return \%more;
-}
-
-# CPU time in milliseconds and context switches of a process.
-sub usage
-{
-	my ($pid) = @_;
-	my ($after_name) = slurp_file("/proc/$pid/stat") =~ /\) (.*)/s;
-	my @fields = split ' ', $after_name;
-	my %status = slurp_file("/proc/$pid/status") =~ /^(\w+):\s+(\d+)/mg;
-	return {
-		cpu => ($fields[11] + $fields[12]) * 1000 / POSIX::sysconf(POSIX::_SC_CLK_TCK()),
-		switches => $status{voluntary_ctxt_switches} + $status{nonvoluntary_ctxt_switches},
-	};
-}
-
 my $pid = $pg->sql($worker);
 like($pid, qr/^\d+$/, 'a worker is there');
 # It tries a few more times to truncate the ring, at the end of a naptime each.
@@ -82,9 +46,9 @@ wait_until(sub {
 }, 'the worker comes to rest');
 
 my $requests = () = $kusto->log;
-my ($scans, $usage) = (scans(), usage($pid));
+my ($scans, $usage) = (scans($pg), usage($pid));
 select undef, undef, undef, IDLE_SECONDS;
-my ($later, $used) = (scans(), usage($pid));
+my ($later, $used) = (scans($pg), usage($pid));
 
 is($pg->sql($worker), $pid, 'idle: it is still there, for as long as there are captures');
 my $more = () = $kusto->log;
