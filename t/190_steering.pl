@@ -486,6 +486,13 @@ is($pg->sql(q(LOAD 'kusto_ingest'; SHOW kusto_ingest.retention)), '7d', 'retenti
 is($pg->sql("SELECT kusto_cancel('$unfinished')"), 't', 'nothing is left to do');
 add_finished(2300, '2 hours', 'bob');
 add_finished(5, '2 hours');
+$pg->sql(<<~'SQL');
+	INSERT INTO kusto.operation (id, owner, server, database, table_name, mode, source, state, created_at, finished_at, system_identifier, database_oid)
+	SELECT gen_random_uuid(), 'bob'::regrole, 'adx', 'db', 'Changes', 'queued', 'capture', state, now() - interval '2 hours', now() - interval '2 hours',
+		system_identifier, (SELECT oid FROM pg_database WHERE datname = current_database())
+	FROM pg_control_system(), unnest(ARRAY['succeeded', 'failed', 'unknown', 'partially_succeeded']) AS state
+	SQL
+my $changes = q(SELECT string_agg(state, ',' ORDER BY state) FROM kusto.operation WHERE table_name = 'Changes');
 set_retention(-1);
 $pg->forget_worker;
 $id = staged_operation('SELECT 1 AS i', fresh_table('Retention'));
@@ -498,6 +505,9 @@ $id = $pg->ingest('SELECT 1 AS i', fresh_table('Retention'));
 $pg->succeeds($id);
 worker_ends('another one, too');
 is($pg->sql($old), 10, 'before it ends it deletes the records of all owners that are older');
+is($pg->sql($changes), 'failed,partially_succeeded,unknown', 'but not of row changes that have not landed');
+is($pg->sql(q(SELECT kusto_purge('1 hour')), user => 'bob'), 3, 'these go when somebody says so');
+is($pg->sql($changes), '', 'and are gone');
 is($pg->operation($id)->{state}, 'succeeded', 'and no others');
 $pg->sql('ALTER SYSTEM RESET ALL');
 $pg->sql('SELECT pg_reload_conf()');

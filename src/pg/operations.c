@@ -378,8 +378,8 @@ kpg_operations_record(const KpgOperationRequest *request, const KpgIngested *ing
 	kpg_operations_leave(&scope);
 }
 
-bool
-kpg_operations_stage(const KpgOperationRequest *request, const KcIngest *ingest, const char *type_errors)
+KpgIngested
+kpg_operations_staged_ingest(const KpgOperationRequest *request, const KcIngest *ingest)
 {
 	bool		to_do = kc_ingest_nblobs(ingest) > 0 || request->table_command != NULL;
 	KpgIngested staged = {.state = to_do ? KPG_STATE_STAGED : KPG_STATE_SUCCEEDED,.ingest = ingest};
@@ -391,8 +391,16 @@ kpg_operations_stage(const KpgOperationRequest *request, const KcIngest *ingest,
 	staged.rows = rows;
 	staged.raw_bytes = raw_bytes;
 	staged.compressed_bytes = compressed_bytes;
+	return staged;
+}
+
+bool
+kpg_operations_stage(const KpgOperationRequest *request, const KcIngest *ingest, const char *type_errors)
+{
+	KpgIngested staged = kpg_operations_staged_ingest(request, ingest);
+
 	kpg_operations_record(request, &staged, type_errors);
-	return to_do;
+	return staged.state == KPG_STATE_STAGED;
 }
 
 /* ---- the outcome ---- */

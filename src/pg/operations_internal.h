@@ -86,4 +86,7 @@ extern void kpg_operations_insert_blobs(const KpgOperationRequest *request, cons
 /* How many blobs there are; ingest may be NULL. */
 extern int	kpg_operations_nblobs(const KcIngest *ingest);
 
+/* What is to be recorded of an ingest whose blobs are complete. */
+extern KpgIngested kpg_operations_staged_ingest(const KpgOperationRequest *request, const KcIngest *ingest);
+
 #endif							/* KPG_OPERATIONS_INTERNAL_H */

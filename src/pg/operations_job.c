@@ -352,18 +352,10 @@ kpg_operations_record_job(const KpgOperationRequest *request, const KpgIngested 
 bool
 kpg_operations_stage_job(const KpgOperationRequest *request, const KcIngest *ingest, const char *type_errors)
 {
-	bool		to_do = kc_ingest_nblobs(ingest) > 0 || request->table_command != NULL;
-	KpgIngested staged = {.state = to_do ? KPG_STATE_STAGED : KPG_STATE_SUCCEEDED,.ingest = ingest};
-	uint64_t	rows;
-	uint64_t	raw_bytes;
-	uint64_t	compressed_bytes;
+	KpgIngested staged = kpg_operations_staged_ingest(request, ingest);
 
-	kc_ingest_totals(ingest, &rows, &raw_bytes, &compressed_bytes);
-	staged.rows = rows;
-	staged.raw_bytes = raw_bytes;
-	staged.compressed_bytes = compressed_bytes;
 	kpg_operations_record_job(request, &staged, type_errors);
-	return to_do;
+	return staged.state == KPG_STATE_STAGED;
 }
 
 /* ---- when it does not run to its end ---- */
