@@ -17,6 +17,7 @@ my $pg = KustoCluster->start($kusto, conf => <<~'CONF');
 	restart_after_crash = on
 	autovacuum = off
 	wal_writer_delay = 10s
+	log_min_messages = debug1
 	CONF
 
 my $worker_pid = q(SELECT pid FROM pg_stat_activity WHERE backend_type = 'kusto_ingest worker' AND datname = current_database());
@@ -197,12 +198,9 @@ $pg->set_config('kusto_ingest.max_jobs' => 4);
 $table = fresh_table('Twice');
 my $postmaster = (split /\n/, slurp_file($pg->node->data_dir . '/postmaster.pid'))[0];
 END { kill 'CONT', $postmaster if $postmaster }
-my $has_looked = q(SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'kusto_ingest worker'
-	AND state = 'idle' AND query = 'looking for jobs' AND state_change > ');
-my $now = $waiting->sql('SELECT clock_timestamp()');
 kill 'STOP', $postmaster;
 $id = $waiting->sql($pg->async_call('INSERT INTO done VALUES (8) RETURNING i', $table));
-wait_until(sub { $keeper->sql("$has_looked$now'") == 1 }, 'the worker has a job started');
+wait_until(sub { log_lines(qr/a process for kusto_ingest operation $id is to be started/) }, 'the worker has a job started');
 $keeper->sql('BEGIN; LOCK TABLE kusto.operation IN ACCESS EXCLUSIVE MODE');
 kill 'CONT', $postmaster;
 undef $postmaster;

@@ -426,6 +426,8 @@ start(const KpgJobRow *row)
 	if (handle != NULL)
 	{
 		KPG_FAULT("job-registered");
+		ereport(DEBUG1,
+				(errmsg_internal("a process for kusto_ingest operation %s is to be started", id_text(&row->id))));
 		told_no_slot = false;
 		return true;
 	}

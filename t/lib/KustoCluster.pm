@@ -341,12 +341,15 @@ sub same_rows
 	return is_deeply($sorted[0], $sorted[1], $name);
 }
 
-# Sets parameters of the server; those that take a reload work when the reload is noticed.
+# Sets parameters of the server.  When it returns, the postmaster has read them and told its
+# processes, of which each notices when it next looks.
 sub set_config
 {
 	my ($self, %settings) = @_;
+	my $loaded = $self->sql('SELECT pg_conf_load_time()');
 	$self->sql("LOAD 'kusto_ingest'; ALTER SYSTEM SET $_ = " . literal($settings{$_})) for sort keys %settings;
 	$self->sql('SELECT pg_reload_conf()');
+	$self->poll("SELECT pg_conf_load_time() > '$loaded'");
 	return;
 }
 
