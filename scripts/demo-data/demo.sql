@@ -59,7 +59,27 @@ SELECT count(*) AS left_in_postgresql FROM flights;
 
 SELECT * FROM kusto_query('Flights | summarize flights = count(), longest_delay = max(delay)', 'demo');
 
--- 5. What happened, in SQL.
+-- 5. Row changes: from now on each transaction that changes the table tells Kusto, when it commits.
+
+CREATE TABLE orders (id int PRIMARY KEY, state text, amount numeric(10, 2));
+
+SELECT kusto_capture('orders', 'demo', 'OrdersChanges', create_table => true);
+
+INSERT INTO orders SELECT i, 'new', i * 10 FROM generate_series(1, 3) i;
+UPDATE orders SET state = 'paid' WHERE id = 1;
+DELETE FROM orders WHERE id = 2;
+
+BEGIN;
+UPDATE orders SET state = 'lost';
+ROLLBACK;
+
+SELECT kusto_flush('1 min');
+
+SELECT * FROM kusto_query('OrdersChanges | order by _seq asc, id asc | project _op, id, state, amount', 'demo');
+
+SELECT relation, triggers, state, sent_rows, lag_rows, last_batch_mode FROM kusto.captures;
+
+-- 6. What happened, in SQL.
 
 SELECT id, table_name, state, rows, blobs, raw_bytes, compressed_bytes, finished_at - created_at AS took
 FROM kusto.operations ORDER BY created_at;
