@@ -38,8 +38,8 @@ PG_CFLAGS = $(CORE_STD) $(WARNINGS)
 # Before PostgreSQL 16 PGDLLEXPORT is empty outside Windows, and -fvisibility=hidden would hide
 # even the entry points.  Later versions define it as exactly this.
 PG_CPPFLAGS = -Isrc -isystem $(includedir_server) \
-	-D'PGDLLEXPORT=__attribute__((visibility("default")))' $(CURL_CFLAGS)
-SHLIB_LINK = $(CURL_LIBS) -lssl -lcrypto -lz
+	-D'PGDLLEXPORT=__attribute__((visibility("default")))'
+SHLIB_LINK = $(CURL_LIBS) -lssl -lcrypto $(COMPRESSION_LIBS)
 
 # No bitcode: JIT cannot inline functions that wait for a network.
 override with_llvm = no
@@ -68,13 +68,50 @@ build/curl-checked:
 		  echo "On Debian, install libcurl4-openssl-dev." >&2; exit 1; }
 	@touch $@
 
+# ---- compression ----
+
+# zlib always; ISA-L and libdeflate where a program that uses them compiles and links.
+# ISAL=no or LIBDEFLATE=no leaves one out, and yes skips the question.
+hash := \#
+compiles = $(shell mkdir -p build; program=build/probe.$$$$; \
+	printf '$(hash)include <%s>\nint main(void) { return (int) %s; }\n' '$(1)' '$(2)' | \
+	$(CC) $(CPPFLAGS) -x c - $(LDFLAGS) $(3) -o $$program >/dev/null 2>&1 && echo yes; rm -f $$program)
+
+ifneq ($(filter-out clean distclean maintainer-clean,$(or $(MAKECMDGOALS),all)),)
+ifndef ISAL
+ISAL := $(call compiles,isa-l.h,(isal_deflate(0) + (int) crc32_gzip_refl(0,0,0)),-lisal)
+endif
+ifndef LIBDEFLATE
+LIBDEFLATE := $(call compiles,libdeflate.h,libdeflate_gzip_compress(0,0,0,0,0),-ldeflate)
+endif
+endif
+
+# Two files know of it, by FLAGS_<file>: when the answer changes only they are compiled again.
+FLAGS_gzip_isal = $(if $(filter yes,$(ISAL)),-DKC_HAVE_ISAL)
+FLAGS_gzip_deflate = $(if $(filter yes,$(LIBDEFLATE)),-DKC_HAVE_LIBDEFLATE)
+COMPRESSION_LIBS = $(if $(filter yes,$(ISAL)),-lisal) $(if $(filter yes,$(LIBDEFLATE)),-ldeflate) -lz
+engines = $(addprefix $(1)/,gzip_isal.o gzip_deflate.o)
+
+# Not in PG_CPPFLAGS, which PGXS has expanded by now.
+override CPPFLAGS += $(CURL_CFLAGS)
+
 # ---- the extension's objects ----
 
-# Rewritten only when its content changes, so that another PG_CONFIG or other flags rebuild.
+define write_flags
+@mkdir -p $(@D)
+@{ echo '$(subst ','\'',$(1))'; } > $@.new
+@cmp -s $@.new $@ && rm -f $@.new || mv -f $@.new $@
+endef
+
+# What was built with: rewritten only when it changes, so that another PG_CONFIG, other flags or
+# other libraries rebuild what they matter to.
 build/flags: FORCE
-	@mkdir -p build
-	@{ echo '$(subst ','\'',$(VERSION) $(CC) $(CFLAGS) $(CPPFLAGS))'; } > $@.new
-	@cmp -s $@.new $@ && rm -f $@.new || mv -f $@.new $@
+	$(call write_flags,$(VERSION) $(CC) $(CFLAGS) $(CPPFLAGS))
+
+build/flags.libraries: FORCE
+	$(call write_flags,$(FLAGS_gzip_isal) $(FLAGS_gzip_deflate) $(COMPRESSION_LIBS))
+
+$(call engines,build/obj/core) $(call engines,build/faults/core): build/flags.libraries
 
 build/obj/pg/%.o build/faults/pg/%.o: private override CFLAGS += $(PG_WARNINGS)
 # Core says itself what it needs of the C library; it is also built without PostgreSQL's flags.
@@ -82,14 +119,14 @@ build/obj/core/%.o build/faults/core/%.o: private override CPPFLAGS := $(filter-
 
 build/obj/%.o: src/%.c build/flags build/curl-checked
 	@mkdir -p $(@D)
-	$(COMPILE.c) -MMD -MP -o $@ $<
+	$(COMPILE.c) $(FLAGS_$(*F)) -MMD -MP -o $@ $<
 
 # The same library with accidents on demand (src/pg/fault.h): for the crash matrix of t/ alone.
 FAULT_OBJS = $(OBJS:build/obj/%=build/faults/%)
 
 build/faults/%.o: src/%.c build/flags build/curl-checked
 	@mkdir -p $(@D)
-	$(COMPILE.c) -DKUSTO_FAULTS -MMD -MP -o $@ $<
+	$(COMPILE.c) $(FLAGS_$(*F)) -DKUSTO_FAULTS -MMD -MP -o $@ $<
 
 build/faults/$(EXTENSION)$(DLSUFFIX): $(FAULT_OBJS)
 	$(LINK.shared) -o $@ $^ $(LDFLAGS) $(LDFLAGS_SL) $(SHLIB_LINK)
@@ -106,25 +143,43 @@ build/exports-checked: $(shlib) tools/check_exports
 
 SANITIZE = -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 CORE_CPPFLAGS = -Isrc $(CURL_CFLAGS)
-CORE_LIBS = $(CURL_LIBS) -lssl -lcrypto -lz -lpthread -lm
+CORE_LIBS = $(CURL_LIBS) -lssl -lcrypto $(COMPRESSION_LIBS) -lpthread -lm
 CORE_DEPS = build/curl-checked Makefile
 
+UNIT_DIR = build/unit
 UNIT_CC = $(CC)
 # In a test, what an initializer leaves out is meant to be zero.
 UNIT_CFLAGS = $(CORE_STD) $(WARNINGS) -Wno-missing-field-initializers -g -O1 $(SANITIZE)
 UNIT_SRCS = $(sort $(wildcard test/unit/*.c))
-UNIT_TESTS = $(UNIT_SRCS:test/unit/%.c=build/unit/%)
-UNIT_LIB_OBJS = $(CORE_SRCS:src/core/%.c=build/unit/core/%.o)
+UNIT_TESTS = $(UNIT_SRCS:test/unit/%.c=$(UNIT_DIR)/%)
+# With other compression libraries in UNIT_DIR, what does not know of them may come from UNIT_BASE.
+UNIT_BASE = $(UNIT_DIR)
+UNIT_LIB_OBJS = $(filter-out $(call engines,%),$(CORE_SRCS:src/core/%.c=$(UNIT_BASE)/core/%.o)) \
+	$(call engines,$(UNIT_DIR)/engines)
 
-build/unit/core/%.o: src/core/%.c $(CORE_DEPS)
+$(UNIT_BASE)/flags: FORCE
+	$(call write_flags,$(UNIT_CC) $(UNIT_CFLAGS) $(CORE_CPPFLAGS))
+
+$(UNIT_DIR)/flags.libraries: FORCE
+	$(call write_flags,$(FLAGS_gzip_isal) $(FLAGS_gzip_deflate) $(CORE_LIBS))
+
+$(UNIT_BASE)/core/%.o: src/core/%.c $(UNIT_BASE)/flags $(CORE_DEPS)
 	@mkdir -p $(@D)
 	$(UNIT_CC) $(UNIT_CFLAGS) $(CORE_CPPFLAGS) -MMD -MP -c -o $@ $<
 
-build/unit/libkc.a: $(UNIT_LIB_OBJS)
+$(UNIT_DIR)/engines/%.o: src/core/%.c $(UNIT_BASE)/flags $(UNIT_DIR)/flags.libraries $(CORE_DEPS)
+	@mkdir -p $(@D)
+	$(UNIT_CC) $(UNIT_CFLAGS) $(CORE_CPPFLAGS) $(FLAGS_$*) -MMD -MP -c -o $@ $<
+
+$(UNIT_DIR)/libkc.a: $(UNIT_LIB_OBJS)
 	rm -f $@ && $(AR) crs $@ $^
 
-build/unit/%: test/unit/%.c build/unit/libkc.a $(CORE_DEPS)
-	$(UNIT_CC) $(UNIT_CFLAGS) $(CORE_CPPFLAGS) -Itest/unit -MMD -MP -MF $@.d -o $@ $< build/unit/libkc.a $(CORE_LIBS)
+$(UNIT_DIR)/%: test/unit/%.c $(UNIT_DIR)/libkc.a $(CORE_DEPS)
+	$(UNIT_CC) $(UNIT_CFLAGS) $(CORE_CPPFLAGS) -Itest/unit -MMD -MP -MF $@.d -o $@ $< $(UNIT_DIR)/libkc.a \
+		$(UNIT_LDFLAGS) $(CORE_LIBS)
+
+# It decides which threads can be had.
+$(UNIT_DIR)/test_zipline: private UNIT_LDFLAGS = -Wl,--wrap=pthread_create
 
 FUZZ_CC = clang
 FUZZ_CFLAGS = $(CORE_STD) -Wall -Wextra $(WERROR) -g -O1 $(SANITIZE)
@@ -132,9 +187,12 @@ FUZZ_SRCS = $(sort $(wildcard test/fuzz/*.c))
 FUZZ_TESTS = $(FUZZ_SRCS:test/fuzz/%.c=build/fuzz/%)
 FUZZ_LIB_OBJS = $(CORE_SRCS:src/core/%.c=build/fuzz/core/%.o)
 
-build/fuzz/core/%.o: src/core/%.c $(CORE_DEPS)
+build/fuzz/flags: FORCE
+	$(call write_flags,$(FUZZ_CC) $(FUZZ_CFLAGS) $(CORE_CPPFLAGS) $(CORE_LIBS))
+
+build/fuzz/core/%.o: src/core/%.c build/fuzz/flags $(CORE_DEPS)
 	@mkdir -p $(@D)
-	$(FUZZ_CC) $(FUZZ_CFLAGS) -fsanitize=fuzzer-no-link $(CORE_CPPFLAGS) -MMD -MP -c -o $@ $<
+	$(FUZZ_CC) $(FUZZ_CFLAGS) -fsanitize=fuzzer-no-link $(CORE_CPPFLAGS) $(FLAGS_$*) -MMD -MP -c -o $@ $<
 
 build/fuzz/libkc.a: $(FUZZ_LIB_OBJS)
 	rm -f $@ && $(AR) crs $@ $^

@@ -77,10 +77,16 @@ COMMENT ON COLUMN kusto.operation.type_errors IS 'values that met on_type_error,
 COMMENT ON COLUMN kusto.operation.system_identifier IS 'cluster that recorded the operation and alone works on it; pg_upgrade makes another cluster, a physical copy is the same';
 COMMENT ON COLUMN kusto.operation.database_oid IS 'database that recorded the operation and alone works on it; CREATE DATABASE ... TEMPLATE makes another';
 
--- Not by state: a move from one open state to the next is a HOT update.
+-- Not by state: a claim is a HOT update.
 CREATE INDEX operation_open ON kusto.operation (created_at)
 	WHERE finished_at IS NULL;
 COMMENT ON INDEX kusto.operation_open IS 'what the background worker still has to do';
+
+-- Nearly all open ones are posted, tens of thousands while Kusto gathers its batches, and each
+-- commit has the worker look for what is new.  That is worth one update that is not HOT.
+CREATE INDEX operation_unposted ON kusto.operation (created_at)
+	WHERE finished_at IS NULL AND posted_at IS NULL AND staged_at IS NOT NULL;
+COMMENT ON INDEX kusto.operation_unposted IS 'what the background worker is to post';
 
 -- Those open ones that have nothing to do with posting may be thousands.
 CREATE INDEX operation_jobs ON kusto.operation (created_at)
@@ -481,6 +487,26 @@ LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION kusto_ingest(text, text, text, name, text, text, text[], text[], timestamptz, boolean, boolean, text, text)
 IS 'run a query and send its result to a Kusto table when this transaction commits; in the modes streaming, managed and direct at once, which no rollback undoes';
 
+CREATE FUNCTION kusto_ingest_table(
+	relation regclass,
+	database text,
+	table_name text,
+	server name DEFAULT NULL,
+	mapping text DEFAULT NULL,
+	tags text[] DEFAULT NULL,
+	ingest_if_not_exists text[] DEFAULT NULL,
+	creation_time timestamptz DEFAULT NULL,
+	flush_immediately boolean DEFAULT false,
+	create_table boolean DEFAULT false,
+	on_type_error text DEFAULT 'error',
+	exactly_once text DEFAULT 'auto',
+	parallel integer DEFAULT NULL)
+RETURNS uuid
+AS 'MODULE_PATHNAME', 'kusto_ingest_table'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION kusto_ingest_table(regclass, text, text, name, text, text[], text[], timestamptz, boolean, boolean, text, text, integer)
+IS 'send all rows of a table to a Kusto table when this transaction commits, read by several processes at once';
+
 CREATE FUNCTION kusto_ingest_async(
 	query text,
 	database text,
@@ -686,10 +712,18 @@ CREATE VIEW kusto.captures WITH (security_barrier) AS
 						|| pg_catalog.convert_to(c.table_name, i.encoding) || '\x00'::bytea AS named) a
 				CROSS JOIN LATERAL (
 					SELECT a.named || pg_catalog.convert_to(c.server::text, i.encoding) || '\x00'::bytea AS whole) w
+				CROSS JOIN LATERAL (
+					SELECT pg_catalog.convert_to(c.database || text ';' || c.table_name, i.encoding) AS named,
+						pg_catalog.convert_to(c.database || text ';' || c.table_name || text ';' || c.server::text, i.encoding) AS whole) j
 			WHERE g.tgfoid OPERATOR(pg_catalog.=) '@extschema@.kusto_capture_changes()'::regprocedure::oid
 				AND (tree.relid OPERATOR(pg_catalog.=) c.relation OR g.tgparentid OPERATOR(pg_catalog.<>) oid '0')
-				AND (g.tgargs = a.named
-					OR pg_catalog.substr(g.tgargs, 1, pg_catalog.octet_length(w.whole)) = w.whole)) t
+				-- The arguments may be written as one.
+				AND CASE WHEN g.tgnargs = 1
+					THEN g.tgargs = j.named || '\x00'::bytea
+						OR pg_catalog.substr(g.tgargs, 1, pg_catalog.octet_length(j.whole) + 1)
+							IN (j.whole || '\x00'::bytea, j.whole || ';'::bytea)
+					ELSE g.tgargs = a.named
+						OR pg_catalog.substr(g.tgargs, 1, pg_catalog.octet_length(w.whole)) = w.whole END) t
 		CROSS JOIN LATERAL (
 			SELECT r.relispartition OR r.relkind = 'r' AND EXISTS (
 				SELECT FROM pg_catalog.pg_inherits h
@@ -796,6 +830,7 @@ REVOKE ALL ON ALL TABLES IN SCHEMA kusto FROM PUBLIC;
 -- CREATE SERVER and the like call it without asking.
 REVOKE ALL ON FUNCTION kusto_fdw_validator(text[], oid) FROM PUBLIC;
 REVOKE ALL ON FUNCTION kusto_ingest(text, text, text, name, text, text, text[], text[], timestamptz, boolean, boolean, text, text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION kusto_ingest_table(regclass, text, text, name, text, text[], text[], timestamptz, boolean, boolean, text, text, integer) FROM PUBLIC;
 REVOKE ALL ON FUNCTION kusto_ingest_async(text, text, text, name, text, text, text[], text[], timestamptz, boolean, boolean, text, text) FROM PUBLIC;
 REVOKE ALL ON PROCEDURE kusto_ingest_and_wait(text, text, text, name, text, text, text[], text[], timestamptz, boolean, boolean, text, text, interval) FROM PUBLIC;
 REVOKE ALL ON FUNCTION kusto_wait(uuid, interval) FROM PUBLIC;

@@ -11,7 +11,7 @@ CREATE USER MAPPING FOR CURRENT_USER SERVER regress_kusto
 -- what kusto_capture() has made, without the origin, which is each cluster's own
 CREATE VIEW regress_triggers AS
   SELECT tgrelid::regclass AS relation, tgname AS name, tgenabled AS enabled,
-    regexp_replace(pg_get_triggerdef(oid), '''origin=[0-9]+/[0-9]+''', '''origin=...''') AS definition,
+    regexp_replace(pg_get_triggerdef(oid), 'origin=[0-9]+/[0-9]+', 'origin=...') AS definition,
     obj_description(oid, 'pg_trigger') AS comment
   FROM pg_trigger WHERE tgfoid = 'kusto_capture_changes()'::regprocedure AND tgparentid = 0
   ORDER BY tgrelid::regclass::text, oid;
@@ -192,6 +192,34 @@ SELECT relation, replace(definition, quote_ident(name), 'N') AS definition FROM 
 SELECT triggers, columns FROM kusto.captures WHERE relation = '"Regress Odd"."T ""x''"'::regclass;
 SELECT * FROM kusto_capture_views('"Regress Odd"."T ""x''"');
 SELECT kusto_uncapture('"Regress Odd"."T ""x''"', 'my db');
+
+-- arguments are written as one, unless that could not be taken apart
+BEGIN;
+CREATE SERVER "regress;kusto" FOREIGN DATA WRAPPER kusto OPTIONS (cluster 'http://127.0.0.1:1');
+CREATE USER MAPPING FOR CURRENT_USER SERVER "regress;kusto" OPTIONS (auth 'none');
+SELECT kusto_capture('regress_events', 'telemetry', 'Semicolon', 'regress;kusto', events => '{insert}', create_table => true);
+SELECT replace(definition, quote_ident(name), 'N') AS definition FROM regress_triggers WHERE definition LIKE '%Semicolon%';
+INSERT INTO regress_events VALUES (1);
+SELECT table_name, server, triggers, events FROM kusto.captures WHERE table_name = 'Semicolon';
+SELECT kusto_uncapture('regress_events', 'telemetry', 'Semicolon');
+SELECT count(*) FROM regress_triggers WHERE definition LIKE '%Semicolon%';
+ROLLBACK;
+-- they may be so by hand
+BEGIN;
+CREATE TRIGGER mine AFTER INSERT ON regress_events FOR EACH ROW
+  EXECUTE FUNCTION kusto_capture_changes('telemetry;Joined;regress_kusto;old_values=true;columns=id,note');
+CREATE TRIGGER gone AFTER DELETE ON regress_events FOR EACH ROW
+  EXECUTE FUNCTION kusto_capture_changes('telemetry;Joined');
+INSERT INTO regress_events VALUES (2);
+SELECT kusto_capture('regress_events', 'telemetry', 'Join', events => '{truncate}', create_table => true);
+SELECT table_name, server, columns, triggers, events FROM kusto.captures WHERE table_name LIKE 'Join%' ORDER BY 1;
+SELECT kusto_uncapture('regress_events', 'telemetry', 'Joined');
+SELECT events FROM kusto.captures WHERE table_name LIKE 'Join%' AND ended_at IS NULL;
+ROLLBACK;
+BEGIN;
+CREATE TRIGGER mine AFTER INSERT ON regress_events FOR EACH ROW EXECUTE FUNCTION kusto_capture_changes('telemetry;');
+INSERT INTO regress_events VALUES (3);
+ROLLBACK;
 
 -- who writes to a Kusto table after others keeps the order of its columns
 SELECT kusto_capture('regress_names', 'telemetry', 'Order', create_table => true, columns => '{b}');

@@ -133,4 +133,4 @@ SET kusto_ingest.max_blob_size = '1GB';
 SHOW kusto_ingest.max_blob_size;
 SET kusto_ingest.compression_level = 0;
 SET kusto_ingest.naptime = '1s';
-SELECT name, setting, unit, context FROM pg_settings WHERE name LIKE 'kusto\_ingest.%' AND name NOT LIKE '%naptime' ORDER BY name COLLATE "C";
+SELECT name, setting, unit, context FROM pg_settings WHERE name LIKE 'kusto\_ingest.%' AND name NOT LIKE '%naptime' AND context <> 'internal' ORDER BY name COLLATE "C";

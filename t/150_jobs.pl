@@ -79,6 +79,7 @@ my %recorded = (
 	'search_path' => 's, public', 'TimeZone' => 'Asia/Kathmandu', 'DateStyle' => 'SQL, DMY',
 	'IntervalStyle' => 'sql_standard', 'standard_conforming_strings' => 'on', 'extra_float_digits' => '1',
 	'kusto_ingest.max_blob_size' => '512MB', 'kusto_ingest.compression_level' => '1',
+	'kusto_ingest.compression_threads' => '1',
 	'kusto_ingest.job_timeout' => '0');
 is_deeply({ map { $_ => $operation->{options}{settings}{$_} } keys %recorded }, \%recorded, 'they are recorded');
 

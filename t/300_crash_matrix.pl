@@ -12,5 +12,5 @@ plan skip_all => 'needs the library with faults, which scripts/test prepares' un
 
 my $matrix = FaultMatrix->start;
 FaultScenarios::run($matrix, \&FaultScenarios::exports, \&FaultScenarios::doubts, \&FaultScenarios::departures);
-$matrix->done(qr/^(?:ingested-at-once|drain|ring|snapshot|letter|job|launcher|worker-registered|cancel|retry|purge|waiters)/);
+$matrix->done(qr/^(?:ingested-at-once|scan|drain|ring|snapshot|letter|job|launcher|worker-registered|cancel|retry|purge|waiters)/);
 done_testing();

@@ -12,5 +12,5 @@ plan skip_all => 'needs the library with faults, which scripts/test prepares' un
 my $matrix = FaultMatrix->start(function => 'kusto_ingest_async', preload => 1);
 FaultScenarios::run($matrix, \&FaultScenarios::exports, \&FaultScenarios::jobs, \&FaultScenarios::launches,
 	\&FaultScenarios::steering);
-$matrix->done(qr/^(?:ingested-at-once|drain-.*|ring-.*|snapshot-.*|letter-.*|worker-leaving|successor-due|terminated)$/);
+$matrix->done(qr/^(?:ingested-at-once|scan-.*|drain-.*|ring-.*|snapshot-.*|letter-.*|worker-leaving|successor-due|terminated)$/);
 done_testing();

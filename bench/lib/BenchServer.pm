@@ -118,6 +118,7 @@ sub pgbench
 	my @command = ('pgbench', '-n', '-M', 'prepared', '-c', $clients, '-j', $clients < 2 ? 1 : 2);
 	push @command, $options{transactions} ? ('-t', $options{transactions}) : ('-T', $options{seconds});
 	push @command, '-R', $options{rate} if $options{rate};
+	push @command, $options{options} if $options{options};
 	my $said = qx(@command -f $file 2>&1);
 	my ($tps) = $said =~ /^tps = ([\d.]+) \(without initial connection time\)/m;
 	# Before version 14 it is called so.

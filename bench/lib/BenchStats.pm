@@ -5,10 +5,14 @@ use strict;
 use warnings;
 
 use Exporter qw(import);
+use JSON::PP;
 
-our @EXPORT_OK = qw(median percentile ratios show_table met exit_status number);
+our @EXPORT_OK = qw(median percentile ratios interleave show_table show_values met exit_status number);
 
 my $missed = 0;
+
+# Whoever waits for minutes wants to see each table when it is there.
+STDOUT->autoflush(1);
 
 sub median { my (@values) = @_; return percentile(50, @values) }
 
@@ -42,6 +46,18 @@ sub number
 	return scalar reverse $text;
 }
 
+# Calls measure(subject, round) for each subject in each round, in the one order and in the other by
+# turns: a b c, c b a. What changes with time falls out.
+sub interleave
+{
+	my ($rounds, $subjects, $measure) = @_;
+	for my $round (0 .. $rounds - 1)
+	{
+		$measure->($_, $round) for $round % 2 ? reverse @$subjects : @$subjects;
+	}
+	return;
+}
+
 # A target is [ '<=' or '>=', value ].
 sub met
 {
@@ -55,13 +71,15 @@ sub met
 sub exit_status { return $missed ? 99 : 0 }
 
 # show_table('seconds', [ { name, runs => [ ... ], target => [ '<=', 1.4 ], note } ... ]): the first
-# row is the baseline of the others.
+# row is the baseline of the others. about: the report and the plot are to have this table, under
+# this name.
 sub show_table
 {
-	my ($unit, $rows) = @_;
+	my ($unit, $rows, %options) = @_;
+	my @recorded;
 	my $baseline = $rows->[0]{runs};
 
-	printf "  %-34s %10s %21s %7s %15s  %s\n", '', $unit, 'min .. max', 'ratio', 'min .. max', 'target';
+	printf "  %-40s %10s %21s %7s %15s  %s\n", '', $unit, 'min .. max', 'ratio', 'min .. max', 'target';
 	for my $row (@$rows)
 	{
 		my @runs = grep { defined } @{ $row->{runs} };
@@ -71,16 +89,54 @@ sub show_table
 		my $verdict = $row->{target} ? "$row->{target}[0] $row->{target}[1] " . met($ratio, $row->{target}) : '';
 		$verdict .= ($verdict ? '; ' : '') . $row->{note} if $row->{note};
 		my ($low, $high) = (percentile(0, @runs), percentile(100, @runs));
-		my $line = sprintf '  %-34s %10s %21s %7.3f %15s  %s', $row->{name}, _figure(median(@runs)),
+		my $line = sprintf '  %-40s %10s %21s %7.3f %15s  %s', $row->{name}, _figure(median(@runs)),
 		  _figure($low) . ' .. ' . _figure($high), $ratio,
 		  sprintf('%.3f .. %.3f', percentile(0, @ratios), percentile(100, @ratios)), $verdict;
 		$line =~ s/\s+$//;
 		print "$line\n";
+		push @recorded, { name => $row->{name}, value => median(@runs), low => $low, high => $high, ratio => $ratio,
+			ratio_low => percentile(0, @ratios), ratio_high => percentile(100, @ratios), verdict => $verdict };
 	}
+	_record(ratios => $unit, \@recorded, %options);
 	my @base = grep { defined } @$baseline;
 	print "  the baseline itself varied by more than a fifth: something else used this machine, measure again\n"
 	  if percentile(100, @base) > 1.2 * percentile(0, @base);
 	print "\n";
+	return;
+}
+
+# show_values('MB', [ { name, runs => [ ... ], target, note } ... ]): figures that are compared with nothing
+# but their targets.
+sub show_values
+{
+	my ($unit, $rows, %options) = @_;
+	my @recorded;
+	printf "  %-46s %10s %21s  %s\n", '', $unit, 'min .. max', 'target';
+	for my $row (@$rows)
+	{
+		my @runs = @{ $row->{runs} };
+		my $value = median(@runs);
+		my ($low, $high) = (percentile(0, @runs), percentile(100, @runs));
+		my $verdict = $row->{target} ? "$row->{target}[0] $row->{target}[1] " . met($value, $row->{target}) : '';
+		$verdict .= ($verdict ? '; ' : '') . $row->{note} if $row->{note};
+		my $spread = @runs > 1 ? _figure($low) . ' .. ' . _figure($high) : '';
+		(my $line = sprintf '  %-46s %10s %21s  %s', $row->{name}, _figure($value), $spread, $verdict) =~ s/\s+$//;
+		print "$line\n";
+		push @recorded, { name => $row->{name}, value => $value, low => $low, high => $high, verdict => $verdict };
+	}
+	_record(values => $unit, \@recorded, %options);
+	print "\n";
+	return;
+}
+
+# A line for BenchReport.
+sub _record
+{
+	my ($kind, $unit, $rows, %options) = @_;
+	return unless $options{about} && $ENV{BENCH_FIGURES};
+	open my $file, '>>', $ENV{BENCH_FIGURES} or die "$ENV{BENCH_FIGURES}: $!";
+	print $file JSON::PP->new->canonical->utf8->encode({ part => $ENV{BENCH_PART}, kind => $kind, unit => $unit, rows => $rows, %options }), "\n";
+	close $file or die "$ENV{BENCH_FIGURES}: $!";
 	return;
 }
 

@@ -70,6 +70,11 @@ missing_packages()
 	lacks gcc command -v gcc
 	lacks libc6-dev has_header stdio.h
 	lacks zlib1g-dev has_header zlib.h
+	# The extension does without these two, only slower; so do other distributions' users.
+	if command -v apt-get >/dev/null; then
+		lacks libisal-dev has_header isa-l.h
+		lacks libdeflate-dev has_header libdeflate.h
+	fi
 	lacks libssl-dev has_header openssl/ssl.h
 	lacks libcurl4-openssl-dev command -v curl-config
 	lacks @postgres choose_pg_config
@@ -87,7 +92,8 @@ missing_packages()
 
 # ---- installing ----
 
-# need_packages demo|test|bench
+# need_packages demo|test|capture|bench: the last two for bench/capture and bench/run. For bench also sets
+# nginx.
 need_packages()
 {
 	local missing
@@ -104,9 +110,12 @@ need_packages()
 			know_packages
 			want_extension cron pg_cron.so 'its test is skipped'
 			;;
-		bench)
+		capture)
 			know_packages
 			want_extension pgq3 pgq_triggers.so 'pgq.logutriga is not measured'
+			;;
+		bench)
+			find_nginx
 			;;
 	esac
 }
@@ -140,6 +149,26 @@ want_extension()
 	else
 		say "there is no $package here: $consequence"
 	fi
+}
+
+# Sets nginx. Debian's package is not installed, which would start a web server and start it again after each
+# boot: its program is unpacked below build/, and needs no more than libraries that PostgreSQL and we need, too.
+find_nginx()
+{
+	local dir=$root/build/bench/nginx
+	for nginx in "$(command -v nginx || true)" /usr/sbin/nginx "$dir/usr/sbin/nginx"; do
+		! "$nginx" -v >/dev/null 2>&1 || return 0
+	done
+	command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null || die "this needs nginx"
+	say "unpacking nginx into ${dir#"$root"/}"
+	know_packages
+	rm -rf "$dir"
+	mkdir -p "$dir"
+	(cd "$dir" && apt-get -qq -o APT::Sandbox::User=root download nginx) ||
+		die "nginx could not be fetched: install it, or run apt-get update as root"
+	dpkg-deb -x "$dir"/nginx_*.deb "$dir"
+	rm -f "$dir"/nginx_*.deb
+	"$nginx" -v 2>/dev/null || die "$nginx does not run: $("$nginx" -v 2>&1)"
 }
 
 install_packages()

@@ -3,8 +3,9 @@
  *	  RFC 4180 rows for Kusto.
  *
  * Every byte of an export passes here, so a field costs one check of the room
- * in the buffer, not one for each byte, and text is copied eight bytes at a
- * time until one of them is a quote.  Failures stick in the buffer.
+ * in the buffer, not one for each byte, and text is copied sixteen or eight
+ * bytes at a time, unless one of them has to be doubled or escaped.  Failures
+ * stick in the buffer.
  */
 #include "csv.h"
 
@@ -111,100 +112,228 @@ kc_csv_plain(KcCsvWriter *w, const char *data, size_t len)
 	written_up_to(w->out, p + len);
 }
 
+/* ---- eight and sixteen bytes at a time ---- */
+
 #define ONES	UINT64_C(0x0101010101010101)
 #define HIGHS	UINT64_C(0x8080808080808080)
 
-/* Is one of the eight bytes a quote? */
-static inline bool
-has_quote(uint64_t word)
+/* What has to be written otherwise than it is. */
+typedef enum Special
 {
-	word ^= ONES * '"';
-	return ((word - ONES) & ~word & HIGHS) != 0;
+	QUOTES,						/* in a field: quotes */
+	ESCAPES						/* in JSON: these, backslashes, below a blank */
+} Special;
+
+/* Not zero when one of the eight bytes is below n, which is at most 128. */
+static inline uint64_t
+below(uint64_t word, uint64_t n)
+{
+	return (word - ONES * n) & ~word & HIGHS;
 }
 
-/*
- * Put the extra quote at *p when rest bytes are still to follow and *spare
- * tells for how many more there is room.  False: out of room, *p is void.
- */
-static bool
-put_quote(KcBuf *out, char **p, size_t *spare, size_t rest)
+static inline bool
+has_special(uint64_t word, Special special)
 {
-	if (*spare == 0)
-	{
-		out->len = (size_t) (*p - out->data);
-		*p = room_for(out, rest + 1);
-		if (*p == NULL)
-		{
-			out->data[out->len] = '\0';
-			return false;
-		}
-		*spare = out->cap - out->len - rest - 1;
-	}
-	(*spare)--;
-	*(*p)++ = '"';
-	return true;
+	uint64_t	found = below(word ^ ONES * '"', 1);
+
+	if (special == ESCAPES)
+		found |= below(word ^ ONES * '\\', 1) | below(word, ' ');
+	return found != 0;
 }
 
-/*
- * The last bytes, fewer than eight, as the end of a word of which the rest has
- * been copied already.  False when there is a quote in that word.
- */
+/* Compilers make of this what the machine has for sixteen bytes at once. */
+typedef uint8_t Block __attribute__((vector_size(16)));
+
+#define BLOCK_OF(c) \
+	((Block) {c, c, c, c, c, c, c, c, c, c, c, c, c, c, c, c})
+
 static inline bool
-copy_rest(char **p, const char *end, size_t rest)
+block_has_special(Block block, Special special)
+{
+	Block		found = (Block) (block == BLOCK_OF('"'));
+	uint64_t	halves[2];
+
+	if (special == ESCAPES)
+		found |= (Block) (block == BLOCK_OF('\\')) | (Block) (block < BLOCK_OF(' '));
+	memcpy(halves, &found, sizeof(halves));
+	return (halves[0] | halves[1]) != 0;
+}
+
+static inline uint64_t
+load8(const char *data)
 {
 	uint64_t	word;
 
-	memcpy(&word, end - sizeof(word), sizeof(word));
-	if (has_quote(word))
-		return false;
-	memcpy(*p + rest - sizeof(word), &word, sizeof(word));
-	*p += rest;
-	return true;
+	memcpy(&word, data, sizeof(word));
+	return word;
+}
+
+static inline void
+store8(char *p, uint64_t word)
+{
+	memcpy(p, &word, sizeof(word));
 }
 
 /*
- * Copy len bytes to the end of the buffer and double the quotes among them.
- * The caller has made room for len + tail bytes; each quote needs one more,
- * and in the end there is still room for tail.  Gives the place behind the
- * copy, up to which the buffer is not marked as written yet, or NULL.
+ * Copy the bytes before the first special one, or some of them: at least until
+ * fewer than eight are left, or it is among the next eight.  Gives how many.
  */
-static char *
-copy_doubling(KcBuf *out, const char *data, size_t len, size_t tail)
+static inline __attribute__((always_inline)) size_t
+copy_run(char *p, const char *data, size_t len, Special special)
 {
-	const char *start = data;
-	const char *end = data + len;
-	char	   *p = out->data + out->len;
-	size_t		spare = out->cap - out->len - len - tail - 1;
+	size_t		at = 0;
 
-	while (data < end)
+	for (; len - at >= sizeof(Block); at += sizeof(Block))
 	{
+		Block		block;
+
+		memcpy(&block, data + at, sizeof(block));
+		if (block_has_special(block, special))
+			return at;
+		memcpy(p + at, &block, sizeof(block));
+	}
+	if (len - at >= 8)
+	{
+		uint64_t	word = load8(data + at);
+
+		if (has_special(word, special))
+			return at;
+		store8(p + at, word);
+		at += 8;
+	}
+	return at;
+}
+
+/*
+ * The same for fewer than eight bytes, all or none of them.  before: so many
+ * bytes in front of both places are the same.
+ */
+static inline __attribute__((always_inline)) bool
+copy_rest(char *p, const char *data, size_t len, size_t before, Special special)
+{
+	uint64_t	word;
+	uint32_t	first;
+	uint32_t	last;
+
+	if (before + len >= 8)
+	{
+		word = load8(data + len - 8);
+		if (has_special(word, special))
+			return false;
+		store8(p + len - 8, word);
+		return true;
+	}
+	if (len < 4)
+		return false;
+	memcpy(&first, data, sizeof(first));
+	memcpy(&last, data + len - sizeof(last), sizeof(last));
+	if (has_special((uint64_t) last << 32 | first, special))
+		return false;
+	memcpy(p, &first, sizeof(first));
+	memcpy(p + len - sizeof(last), &last, sizeof(last));
+	return true;
+}
+
+/* ---- text between quotes ---- */
+
+char *
+kc_csv_put_text(char *p, const char *data, size_t len)
+{
+	const char *end = data + len;
+
+	for (;;)
+	{
+		size_t		run = copy_run(p, data, (size_t) (end - data), QUOTES);
 		const char *stop;
-		uint64_t	word;
 
-		while ((size_t) (end - data) >= sizeof(word))
-		{
-			memcpy(&word, data, sizeof(word));
-			if (has_quote(word))
-				break;
-			memcpy(p, &word, sizeof(word));
-			p += sizeof(word);
-			data += sizeof(word);
-		}
-		if ((size_t) (end - data) < sizeof(word) && (size_t) (end - start) >= sizeof(word) &&
-			copy_rest(&p, end, (size_t) (end - data)))
-			break;
+		p += run;
+		data += run;
+		if ((size_t) (end - data) < 8 &&
+			copy_rest(p, data, (size_t) (end - data), run, QUOTES))
+			return p + (end - data);
 
-		/* A word with a quote in it, or the rest. */
-		stop = (size_t) (end - data) > sizeof(word) ? data + sizeof(word) : end;
+		/* Eight bytes with a quote among them, or the last ones. */
+		stop = end - data > 8 ? data + 8 : end;
 		while (data < stop)
 		{
-			if (*data == '"' &&
-				!put_quote(out, &p, &spare, (size_t) (end - data) + tail))
-				return NULL;
+			if (*data == '"')
+				*p++ = '"';
 			*p++ = *data++;
 		}
+		if (data == end)
+			return p;
 	}
+}
+
+/* What follows the backslash; 0: the byte is written as a \u escape. */
+static const char json_escapes[256] = {
+	['"'] = '"',
+	['\\'] = '\\',
+	['\b'] = 'b',
+	['\f'] = 'f',
+	['\n'] = 'n',
+	['\r'] = 'r',
+	['\t'] = 't'
+};
+
+static char *
+put_json_byte(char *p, unsigned char c, bool in_field)
+{
+	static const char hex[] = "0123456789abcdef";
+
+	if (c >= 0x20 && c != '"' && c != '\\')
+	{
+		*p++ = (char) c;
+		return p;
+	}
+	*p++ = '\\';
+	if (json_escapes[c] != 0)
+	{
+		if (c == '"' && in_field)
+			*p++ = '"';
+		*p++ = json_escapes[c];
+		return p;
+	}
+	*p++ = 'u';
+	*p++ = '0';
+	*p++ = '0';
+	*p++ = hex[c >> 4];
+	*p++ = hex[c & 15];
 	return p;
+}
+
+char *
+kc_csv_put_json(char *p, const char *data, size_t len, bool in_field)
+{
+	const char *end = data + len;
+
+	for (;;)
+	{
+		size_t		run = copy_run(p, data, (size_t) (end - data), ESCAPES);
+		const char *stop;
+
+		p += run;
+		data += run;
+		if ((size_t) (end - data) < 8 &&
+			copy_rest(p, data, (size_t) (end - data), run, ESCAPES))
+			return p + (end - data);
+
+		stop = end - data > 8 ? data + 8 : end;
+		while (data < stop)
+			p = put_json_byte(p, (unsigned char) *data++, in_field);
+		if (data == end)
+			return p;
+	}
+}
+
+static size_t
+count_quotes(const char *data, size_t len)
+{
+	size_t		n = 0;
+
+	for (size_t i = 0; i < len; i++)
+		n += data[i] == '"';
+	return n;
 }
 
 void
@@ -213,55 +342,18 @@ kc_csv_quoted(KcCsvWriter *w, const char *data, size_t len)
 	size_t		size;
 	char	   *p;
 
-	if (!kc_add_size(len, 2 + comma_len(w), &size))
-		size = len;				/* more than any buffer takes */
+	/* More than any buffer takes, and more than can be looked at. */
+	if (len >= KC_BUF_UNLIMITED)
+		size = len;
+	else
+		size = len + count_quotes(data, len) + 2 + comma_len(w);
 	p = room_for(w->out, size);
 	if (p == NULL)
 		return;
 	p = begin_field(w, p);
 	*p++ = '"';
 	if (len > 0)
-	{
-		w->out->len = (size_t) (p - w->out->data);
-		p = copy_doubling(w->out, data, len, 1);
-		if (p == NULL)
-			return;
-	}
-	*p++ = '"';
-	written_up_to(w->out, p);
-}
-
-void
-kc_csv_quote_open(KcCsvWriter *w)
-{
-	char	   *p = room_for(w->out, 1 + comma_len(w));
-
-	if (p == NULL)
-		return;
-	p = begin_field(w, p);
-	*p++ = '"';
-	written_up_to(w->out, p);
-}
-
-void
-kc_csv_piece(KcCsvWriter *w, const char *data, size_t len)
-{
-	char	   *p;
-
-	if (len == 0 || room_for(w->out, len) == NULL)
-		return;
-	p = copy_doubling(w->out, data, len, 0);
-	if (p != NULL)
-		written_up_to(w->out, p);
-}
-
-void
-kc_csv_quote_close(KcCsvWriter *w)
-{
-	char	   *p = room_for(w->out, 1);
-
-	if (p == NULL)
-		return;
+		p = kc_csv_put_text(p, data, len);
 	*p++ = '"';
 	written_up_to(w->out, p);
 }

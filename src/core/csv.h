@@ -31,11 +31,19 @@ extern void kc_csv_plain(KcCsvWriter *w, const char *data, size_t len);
 extern void kc_csv_quoted(KcCsvWriter *w, const char *data, size_t len);
 
 /*
- * A quoted field written piece by piece: open, append with kc_csv_piece, or
- * append bytes that hold no quote straight to w->out, close.
+ * For whoever writes fields straight into a buffer: p has room for so many
+ * times len bytes, and what is given is the place behind the last one.
  */
-extern void kc_csv_quote_open(KcCsvWriter *w);
-extern void kc_csv_piece(KcCsvWriter *w, const char *data, size_t len);
-extern void kc_csv_quote_close(KcCsvWriter *w);
+#define KC_CSV_TEXT_GROWTH	2
+#define KC_CSV_JSON_GROWTH	6
+
+/* Text as it stands between the quotes of a field. */
+extern char *kc_csv_put_text(char *p, const char *data, size_t len);
+
+/*
+ * Text as it stands between the quotes of a JSON string, escaped as
+ * PostgreSQL does it; in_field: which itself stands in a quoted field.
+ */
+extern char *kc_csv_put_json(char *p, const char *data, size_t len, bool in_field);
 
 #endif							/* KC_CSV_H */

@@ -14,7 +14,8 @@
 #define MIN_BLOCK_SIZE		1024
 #define MAX_BLOCK_SIZE		(64 * 1024 * 1024)
 #define MAX_WINDOW			64
-#define NCHUNKS				5	/* one of them the spare */
+/* One is lent, one held, and two wait, besides those that are compressed. */
+#define SPARE_CHUNKS		4
 /* What all compressed blocks of an export may take together. */
 #define BLOCK_MEMORY		(26 * 1024 * 1024)
 
@@ -66,7 +67,8 @@ open_blob(KcIngest *ingest, KcError *err)
 		kc_error_nomem(err, doing_ingest);
 		return NULL;
 	}
-	blob->pub.ordinal = ingest->nblobs + 1;
+	blob->pub.ordinal = ingest->next_ordinal != NULL ? ingest->next_ordinal(ingest->ordinal_arg)
+		: ingest->nblobs + 1;
 	kc_buf_init(&blob->commit_body, ingest->alloc, KC_BUF_UNLIMITED);
 	if (kc_ingest_source_id(&ingest->operation_id, blob->pub.ordinal, &blob->pub.source_id,
 							err) != KC_OK)
@@ -85,29 +87,45 @@ open_blob(KcIngest *ingest, KcError *err)
 }
 
 /*
- * End the open blob with an empty chunk, as soon as there is one.
+ * The second chunk of a blob shows that there is enough to do for threads; a
+ * small result is compressed faster than a thread is started.
  */
-void
-kc_ingest_end_stream(KcIngest *ingest)
+static KcStatus
+start_threads(KcIngest *ingest, KcError *err)
 {
-	KcBuf	   *chunk = ingest->spare;
+	if (ingest->watch.fd >= 0)
+		return KC_OK;
+	kc_zipline_start(ingest->zipline);
+	ingest->watch.fd = kc_zipline_fd(ingest->zipline);
+	if (ingest->watch.fd < 0)
+		return KC_OK;
+	return kc_mux_watch(kc_client_mux(ingest->client), &ingest->watch, err);
+}
 
-	if (chunk == NULL)
-		chunk = kc_zipline_get_chunk(ingest->zipline);
-	ingest->spare = NULL;
-	ingest->end_pending = chunk == NULL;
-	if (chunk == NULL)
-		return;
-	kc_zipline_put(ingest->zipline, chunk, true);
-	ingest->open = NULL;
+/*
+ * A chunk is held until it is known whether it ends its blob: a blob of one
+ * chunk can then be compressed as a whole.
+ */
+static KcStatus
+put_held(KcIngest *ingest, bool end, KcError *err)
+{
+	KcStatus	status = KC_OK;
+
+	if (ingest->held != NULL && !end)
+		status = start_threads(ingest, err);
+	if (ingest->held != NULL && status == KC_OK)
+	{
+		kc_zipline_put(ingest->zipline, ingest->held, end);
+		ingest->held = NULL;
+	}
+	if (end)
+		ingest->open = NULL;
+	return status;
 }
 
 /* ---- the calls ---- */
 
-/*
- * One chunk is lent at a time.  The spare comes first, so that a stream can
- * always be ended where it has to.
- */
+/* One chunk is lent at a time. */
 KcStatus
 kc_ingest_get_chunk(KcIngest *ingest, KcBuf **chunk, KcError *err)
 {
@@ -117,9 +135,7 @@ kc_ingest_get_chunk(KcIngest *ingest, KcBuf **chunk, KcError *err)
 		return failed(ingest, err);
 	if (ingest->finishing)
 		return kc_error_set(err, KC_ERR_INVALID, doing_ingest, "rows after the end");
-	if (ingest->spare == NULL)
-		ingest->spare = kc_zipline_get_chunk(ingest->zipline);
-	if (ingest->lent == NULL && ingest->spare != NULL)
+	if (ingest->lent == NULL)
 		ingest->lent = kc_zipline_get_chunk(ingest->zipline);
 	*chunk = ingest->lent;
 	return KC_OK;
@@ -129,15 +145,14 @@ static KcStatus
 put(KcIngest *ingest, KcBuf *chunk, uint64_t rows, KcError *err)
 {
 	UploadBlob *blob = ingest->open;
-	bool		end;
+	KcStatus	status;
 
 	/* One giant row may not fit any more: it begins a blob of its own. */
-	if (blob != NULL && blob->pub.raw_bytes + chunk->len > ingest->max_blob_size
-		&& ingest->spare != NULL)
-	{
-		kc_ingest_end_stream(ingest);
-		blob = NULL;
-	}
+	status = put_held(ingest, blob != NULL && blob->pub.raw_bytes + chunk->len > ingest->max_blob_size,
+					  err);
+	if (status != KC_OK)
+		return status;
+	blob = ingest->open;
 	if (blob == NULL)
 		blob = open_blob(ingest, err);
 	if (blob == NULL)
@@ -146,10 +161,9 @@ put(KcIngest *ingest, KcBuf *chunk, uint64_t rows, KcError *err)
 	blob->pub.raw_bytes += chunk->len;
 	ingest->rows += rows;
 	ingest->raw_bytes += chunk->len;
-	end = blob->pub.raw_bytes + ingest->chunk_size > ingest->max_blob_size;
-	kc_zipline_put(ingest->zipline, chunk, end);
-	if (end)
-		ingest->open = NULL;
+	ingest->held = chunk;
+	if (blob->pub.raw_bytes + ingest->chunk_size > ingest->max_blob_size)
+		return put_held(ingest, true, err);
 	return KC_OK;
 }
 
@@ -173,7 +187,7 @@ kc_ingest_put_chunk(KcIngest *ingest, KcBuf *chunk, uint64_t rows, KcError *err)
 	else
 	{
 		status = put(ingest, chunk, rows, &own);
-		if (status != KC_OK)
+		if (status != KC_OK && ingest->held != chunk)
 			kc_zipline_unget(ingest->zipline, chunk);
 	}
 	if (status != KC_OK)
@@ -194,13 +208,9 @@ kc_ingest_finish(KcIngest *ingest, KcError *err)
 	ingest->lent = NULL;
 	if (ingest->failure.status == KC_OK)
 	{
-		if (ingest->open != NULL)
-			kc_ingest_end_stream(ingest);
+		(void) put_held(ingest, true, err);
 		kc_ingest_pump(ingest);
 	}
-	if (ingest->spare != NULL)
-		kc_zipline_unget(ingest->zipline, ingest->spare);
-	ingest->spare = NULL;
 	return failed(ingest, err);
 }
 
@@ -210,7 +220,7 @@ kc_ingest_done(KcIngest *ingest, KcStatus *status, KcError *err)
 	*status = failed(ingest, err);
 	if (*status != KC_OK)
 		return true;
-	if (!ingest->finishing || ingest->end_pending)
+	if (!ingest->finishing)
 		return false;
 	for (const UploadBlob *blob = ingest->blobs; blob != NULL; blob = blob->next)
 	{
@@ -218,6 +228,54 @@ kc_ingest_done(KcIngest *ingest, KcStatus *status, KcError *err)
 			return false;
 	}
 	return true;
+}
+
+/* Where a blob of this ordinal has its place. */
+static UploadBlob **
+place_of(KcIngest *ingest, int ordinal)
+{
+	UploadBlob **place = &ingest->blobs;
+
+	while (*place != NULL && (*place)->pub.ordinal < ordinal)
+		place = &(*place)->next;
+	return place;
+}
+
+KcStatus
+kc_ingest_adopt(KcIngest *ingest, const KcIngestBlob *other, KcError *err)
+{
+	UploadBlob **place = place_of(ingest, other->ordinal);
+	UploadBlob *blob;
+	KcStatus	status;
+
+	if (!kc_ingest_done(ingest, &status, err))
+		return kc_error_set(err, KC_ERR_INVALID, doing_ingest, "a blob is adopted before the end");
+	if (status != KC_OK)
+		return status;
+	if (other->ordinal < 1 || other->url == NULL
+		|| (*place != NULL && (*place)->pub.ordinal == other->ordinal))
+		return kc_error_set(err, KC_ERR_INVALID, doing_ingest, "an adopted blob has no ordinal or no URL of its own");
+	blob = kc_alloc0(ingest->alloc, sizeof(UploadBlob));
+	if (blob == NULL)
+		return kc_error_nomem(err, doing_ingest);
+	kc_buf_init(&blob->commit_body, ingest->alloc, KC_BUF_UNLIMITED);
+	blob->pub = *other;
+	blob->pub.url = kc_strdup(ingest->alloc, kc_slice(other->url));
+	if (blob->pub.url == NULL)
+	{
+		kc_free(ingest->alloc, blob);
+		return kc_error_nomem(err, doing_ingest);
+	}
+	blob->complete = true;
+	blob->committed = true;
+	blob->next = *place;
+	*place = blob;
+	if (blob->next == NULL)
+		ingest->last_blob = blob;
+	ingest->nblobs++;
+	ingest->rows += other->rows;
+	ingest->raw_bytes += other->raw_bytes;
+	return KC_OK;
 }
 
 void
@@ -306,7 +364,8 @@ check_options(const KcIngestOptions *options, KcError *err)
 		|| (options->block_size != 0
 			&& (options->block_size < MIN_BLOCK_SIZE || options->block_size > MAX_BLOCK_SIZE))
 		|| options->window < 0 || options->window > MAX_WINDOW
-		|| options->level < 0 || options->level > 9)
+		|| options->level < 0 || options->level > KC_GZIP_MAX_LEVEL
+		|| options->threads < 0 || options->threads > KC_ZIPLINE_MAX_THREADS)
 		return kc_error_set(err, KC_ERR_INVALID, doing_ingest, "an option is out of range");
 	if (options->properties.database.len == 0 || options->properties.table.len == 0)
 		return kc_error_set(err, KC_ERR_INVALID, doing_ingest, "no database or table is named");
@@ -323,13 +382,13 @@ make_zipline(KcIngest *ingest, const KcIngestOptions *options, KcError *err)
 	memset(&zip, 0, sizeof(zip));
 	zip.level = options->level != 0 ? options->level : DEFAULT_LEVEL;
 	zip.chunk_size = ingest->chunk_size;
-	zip.nchunks = NCHUNKS;
+	zip.threads = options->threads;
+	zip.nchunks = options->threads + SPARE_CHUNKS;
 	zip.block_size = options->block_size != 0 ? options->block_size : DEFAULT_BLOCK_SIZE;
 	/* One block is being filled while the window is in flight. */
 	if ((window + 1) * zip.block_size > BLOCK_MEMORY)
 		window = BLOCK_MEMORY / zip.block_size > 2 ? BLOCK_MEMORY / zip.block_size - 1 : 1;
 	zip.nblocks = (int) window + 1;
-	zip.threaded = true;
 	status = kc_zipline_create(ingest->alloc, &zip, &ingest->zipline, err);
 	if (status != KC_OK)
 		return status;
@@ -340,18 +399,17 @@ make_zipline(KcIngest *ingest, const KcIngestOptions *options, KcError *err)
 		return kc_error_nomem(err, doing_ingest);
 	for (int i = 0; i < ingest->nslots; i++)
 		ingest->slots[i].ingest = ingest;
-	ingest->watch.fd = kc_zipline_fd(ingest->zipline);
-	ingest->watch.ready = on_watch;
-	ingest->watch.arg = ingest;
-	if (ingest->watch.fd < 0)
-		return KC_OK;
-	return kc_mux_watch(kc_client_mux(ingest->client), &ingest->watch, err);
+	return KC_OK;
 }
 
 static void
 on_begin(KcTimer *timer)
 {
-	kc_ingest_want_resources(timer->arg);
+	const KcIngest *ingest = timer->arg;
+
+	/* A result that turned out to be empty needs none. */
+	if (!ingest->finishing || ingest->blobs != NULL)
+		kc_ingest_want_resources(timer->arg);
 }
 
 KcStatus
@@ -371,10 +429,15 @@ kc_ingest_create(const KcAlloc *alloc, KcClient *client, const KcIngestOptions *
 	ingest->alloc = alloc;
 	ingest->client = client;
 	ingest->operation_id = options->operation_id;
+	ingest->next_ordinal = options->next_ordinal;
+	ingest->ordinal_arg = options->ordinal_arg;
 	ingest->max_blob_size = options->max_blob_size;
 	ingest->chunk_size = options->chunk_size != 0 ? options->chunk_size : DEFAULT_CHUNK_SIZE;
 	ingest->waiter.ready = kc_ingest_on_resources;
 	ingest->waiter.arg = ingest;
+	ingest->watch.fd = -1;
+	ingest->watch.ready = on_watch;
+	ingest->watch.arg = ingest;
 	ingest->begin.fire = on_begin;
 	ingest->begin.arg = ingest;
 	kc_error_clear(&ingest->failure);

@@ -2,7 +2,7 @@
  * ingest.h
  *	  One export: rows in, committed blobs out.
  *
- *		chunks of CSV -> compressor thread -> blocks -> Put Block, several in
+ *		chunks of CSV -> compressor threads -> blocks -> Put Block, several in
  *		flight -> Put Block List
  *
  * A result that fits in one block is one Put Blob.  A blob ends between two
@@ -28,8 +28,12 @@ typedef struct KcIngestOptions
 	size_t		block_size;		/* compressed bytes; 0: default (4 MiB) */
 	int			window;			/* blocks in flight; 0: default (4) */
 	int			level;			/* gzip level; 0: default (1) */
+	int			threads;		/* that compress; 0: whoever calls does. At most 16 */
 	KcIngestProperties properties;	/* the message's size is checked before the
 									 * first upload */
+	int			(*next_ordinal) (void *arg);	/* of the blob that is opened; NULL: they
+												 * are counted from 1 */
+	void	   *ordinal_arg;
 } KcIngestOptions;
 
 typedef struct KcIngestBlob
@@ -70,6 +74,13 @@ extern KcStatus kc_ingest_finish(KcIngest *ingest, KcError *err);
 
 /* True when every blob is committed, or when it failed (status and *err say). */
 extern bool kc_ingest_done(KcIngest *ingest, KcStatus *status, KcError *err);
+
+/*
+ * After success: take in a blob that another ingest of the same operation has
+ * committed, in another process perhaps, as if it were one of ours.  Everything
+ * of it is copied.
+ */
+extern KcStatus kc_ingest_adopt(KcIngest *ingest, const KcIngestBlob *blob, KcError *err);
 
 /* Totals so far, and after success the blobs in order. */
 extern void kc_ingest_totals(const KcIngest *ingest, uint64_t *rows, uint64_t *raw_bytes,

@@ -55,6 +55,8 @@ struct KcIngest
 	const KcAlloc *alloc;
 	KcClient   *client;
 	KcUuid		operation_id;
+	int			(*next_ordinal) (void *arg);
+	void	   *ordinal_arg;
 	uint64_t	max_blob_size;
 	size_t		chunk_size;
 	KcIngestProperties *properties;
@@ -68,10 +70,9 @@ struct KcIngest
 
 	/* the rows' side */
 	KcBuf	   *lent;			/* chunk that the caller fills */
-	KcBuf	   *spare;			/* kept to end a stream with */
+	KcBuf	   *held;			/* the last one, which may end its blob */
 	UploadBlob *open;			/* takes rows; NULL: none */
 	bool		finishing;
-	bool		end_pending;	/* the last stream is not ended yet */
 	uint64_t	rows;
 	uint64_t	raw_bytes;
 
@@ -89,7 +90,6 @@ struct KcIngest
 
 /* ingest.c */
 extern void kc_ingest_fail(KcIngest *ingest, const KcError *err);
-extern void kc_ingest_end_stream(KcIngest *ingest);
 
 /* ingest_upload.c */
 extern void kc_ingest_pump(KcIngest *ingest);

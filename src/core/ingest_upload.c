@@ -500,7 +500,5 @@ kc_ingest_pump(KcIngest *ingest)
 			break;
 		accept_block(ingest, slot, block);
 	}
-	if (ingest->failure.status == KC_OK && ingest->end_pending)
-		kc_ingest_end_stream(ingest);
 	ingest->pumping = false;
 }

@@ -23,7 +23,6 @@ static const char doing_stream[] = "streaming into a table";
 #define PATH				"/v1/rest/ingest/"
 #define MAX_ANSWER			(1024 * 1024)
 #define COMPRESSION_LEVEL	1
-#define COMPRESSION_ROOM	(64 * 1024)
 
 /* Of whoever has another way to go. */
 #define MANAGED_TRIES		3
@@ -353,21 +352,21 @@ compress(KcBuf *out, KcSlice csv, KcError *err)
 	bool		done = false;
 	KcStatus	status;
 
-	status = kc_gzip_create(out->alloc, COMPRESSION_LEVEL, &gzip, err);
+	status = kc_gzip_create(out->alloc, KC_GZIP_BEST, COMPRESSION_LEVEL, &gzip, err);
 	while (status == KC_OK && !done)
 	{
+		size_t		given = kc_gzip_bound(csv.len);
+		size_t		room = given;
 		char	   *to;
-		size_t		room;
 
-		if (!kc_buf_reserve(out, COMPRESSION_ROOM))
+		if (!kc_buf_reserve(out, given))
 		{
 			status = kc_buf_status(out, err, doing_stream);
 			break;
 		}
 		to = out->data + out->len;
-		room = COMPRESSION_ROOM;
 		status = kc_gzip_run(gzip, &csv.data, &csv.len, &to, &room, true, &done, err);
-		out->len += COMPRESSION_ROOM - room;
+		out->len += given - room;
 		out->data[out->len] = '\0';
 	}
 	kc_gzip_free(gzip);

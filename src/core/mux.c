@@ -48,42 +48,48 @@ timer_now_ms(const KcMux *mux)
 
 /* ---- timers ---- */
 
+/* When whatever is due first is due, in real time; -1: never. */
+static int64_t
+first_due_ms(const KcMux *mux, int64_t now_ms)
+{
+	int64_t		due_ms = mux->curl_due_ms;
+
+	if (mux->finished_head != NULL || mux->broken.status != KC_OK)
+		return now_ms;
+	if (mux->timers != NULL)
+	{
+		int64_t		timer_due_ms = now_ms + mux->timers->at_ms - timer_now_ms(mux);
+
+		if (due_ms < 0 || timer_due_ms < due_ms)
+			due_ms = timer_due_ms;
+	}
+	return due_ms < 0 ? -1 : due_ms > now_ms ? due_ms : now_ms;
+}
+
 /*
- * Arm the timerfd for whatever is due first.
+ * Arm the timerfd for whatever is due first, unless it is armed for that.
  */
 void
 kc_mux_rearm(KcMux *mux)
 {
 	struct itimerspec spec;
-	int64_t		wait_ms = -1;
+	int64_t		now_ms = kc_mux_real_ms();
+	bool		expired = mux->armed_ms >= 0 && mux->armed_ms <= now_ms;
 
+	mux->due_ms = first_due_ms(mux, now_ms);
+	if (mux->due_ms == mux->armed_ms || (expired && mux->due_ms == now_ms))
+		return;
 	memset(&spec, 0, sizeof(spec));
-	if (mux->timers != NULL)
-	{
-		wait_ms = mux->timers->at_ms - timer_now_ms(mux);
-		if (wait_ms < 0)
-			wait_ms = 0;
-	}
-	if (mux->curl_due_ms >= 0)
-	{
-		int64_t		curl_wait_ms = mux->curl_due_ms - kc_mux_real_ms();
-
-		if (curl_wait_ms < 0)
-			curl_wait_ms = 0;
-		if (wait_ms < 0 || curl_wait_ms < wait_ms)
-			wait_ms = curl_wait_ms;
-	}
-	if (mux->finished_head != NULL || mux->broken.status != KC_OK)
-		wait_ms = 0;
-
-	mux->due_ms = wait_ms < 0 ? -1 : kc_mux_real_ms() + wait_ms;
-	if (wait_ms == 0)
+	if (mux->due_ms == now_ms)
 		spec.it_value.tv_nsec = 1;	/* zero would disarm it */
-	else if (wait_ms > 0)
+	else if (mux->due_ms > now_ms)
 	{
+		int64_t		wait_ms = mux->due_ms - now_ms;
+
 		spec.it_value.tv_sec = (time_t) (wait_ms / 1000);
 		spec.it_value.tv_nsec = (long) (wait_ms % 1000) * 1000000;
 	}
+	mux->armed_ms = mux->due_ms;
 	if (timerfd_settime(mux->timer_fd, 0, &spec, NULL) < 0 && mux->broken.status == KC_OK)
 		kc_error_set(&mux->broken, KC_ERR_INTERNAL, kc_mux_doing,
 					 "could not set a timer: %s", strerror(errno));
@@ -208,6 +214,7 @@ drain_timer(KcMux *mux)
 	/* EAGAIN only says that somebody armed it anew meanwhile. */
 	while (read(mux->timer_fd, &expirations, sizeof(expirations)) < 0 && errno == EINTR)
 		;
+	mux->armed_ms = -1;
 }
 
 static bool
@@ -308,6 +315,12 @@ kc_mux_drive(KcMux *mux, KcError *err)
 	return KC_OK;
 }
 
+void
+kc_mux_keep(KcMux *mux, int connections)
+{
+	kc_mux_curl_keep(mux, connections);
+}
+
 int
 kc_mux_fd(const KcMux *mux)
 {
@@ -370,7 +383,7 @@ kc_mux_create(const KcAlloc *alloc, const KcClock *clock, const KcMuxHooks *hook
 		mux->hooks = *hooks;
 	mux->owner = getpid();
 	mux->epoll_fd = mux->timer_fd = -1;
-	mux->curl_due_ms = mux->due_ms = -1;
+	mux->curl_due_ms = mux->due_ms = mux->armed_ms = -1;
 	kc_error_clear(&mux->broken);
 
 	status = open_descriptors(mux, err);

@@ -38,6 +38,13 @@ extern KcStatus kc_mux_create(const KcAlloc *alloc, const KcClock *clock,
 /* Aborts what still runs; its callbacks are not called. NULL is fine. */
 extern void kc_mux_free(KcMux *mux);
 
+/*
+ * So many connections stay open when nothing uses them; the default suffices
+ * for one export.  With fewer than there are requests under way to different
+ * hosts, each of these connects anew.
+ */
+extern void kc_mux_keep(KcMux *mux, int connections);
+
 extern int	kc_mux_fd(const KcMux *mux);
 extern const KcClock *kc_mux_clock(const KcMux *mux);
 

@@ -18,7 +18,7 @@
 
 #include "mux_internal.h"
 
-#define MAX_IDLE_CONNECTIONS 16L
+#define IDLE_CONNECTIONS	32L
 
 /* ---- signals, initialisation ---- */
 
@@ -335,13 +335,21 @@ kc_mux_curl_open(KcMux *mux, KcError *err)
 		|| curl_multi_setopt(mux->multi, CURLMOPT_TIMERFUNCTION, on_curl_timer) != CURLM_OK
 		|| curl_multi_setopt(mux->multi, CURLMOPT_TIMERDATA, mux) != CURLM_OK
 		|| curl_multi_setopt(mux->multi, CURLMOPT_PIPELINING, CURLPIPE_NOTHING) != CURLM_OK
-		|| curl_multi_setopt(mux->multi, CURLMOPT_MAXCONNECTS, MAX_IDLE_CONNECTIONS) != CURLM_OK)
+		|| curl_multi_setopt(mux->multi, CURLMOPT_MAXCONNECTS, IDLE_CONNECTIONS) != CURLM_OK)
 		return kc_error_set(err, KC_ERR_INTERNAL, kc_mux_doing, "could not set an option of libcurl");
 #if LIBCURL_VERSION_NUM >= 0x081400
 	/* From 8.20 on the resolver threads are the multi handle's. */
 	(void) curl_multi_setopt(mux->multi, CURLMOPT_QUICK_EXIT, 1L);
 #endif
 	return KC_OK;
+}
+
+void
+kc_mux_curl_keep(KcMux *mux, int connections)
+{
+	if (curl_multi_setopt(mux->multi, CURLMOPT_MAXCONNECTS, (long) connections) != CURLM_OK
+		&& mux->broken.status == KC_OK)
+		kc_error_set(&mux->broken, KC_ERR_INTERNAL, kc_mux_doing, "could not set an option of libcurl");
 }
 
 void

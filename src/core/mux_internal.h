@@ -33,7 +33,9 @@ struct KcMux
 	KcTimer    *timers;			/* armed ones, earliest first */
 	KcWatch    *watches;
 	bool		driving;
-	int64_t		due_ms;			/* real time for which the timerfd is armed; -1: not */
+	int64_t		due_ms;			/* real time at which something is due; -1: nothing */
+	int64_t		armed_ms;		/* for which the timerfd is armed, or has expired; -1:
+								 * not */
 	bool		late;			/* the current drive began long after that */
 	int64_t		late_ms;		/* by how much all drives began late */
 	KcError		broken;			/* the first failure inside a libcurl callback */
@@ -49,6 +51,7 @@ extern int64_t kc_mux_real_ms(void);
 extern KcStatus kc_mux_curl_initialize(KcError *err);
 extern KcStatus kc_mux_curl_open(KcMux *mux, KcError *err);
 extern void kc_mux_curl_close(KcMux *mux);
+extern void kc_mux_curl_keep(KcMux *mux, int connections);
 extern void kc_mux_curl_action(KcMux *mux, curl_socket_t fd, int mask);
 extern bool kc_mux_curl_timeout(KcMux *mux);
 extern void kc_mux_curl_collect(KcMux *mux);

@@ -1,253 +1,28 @@
 /*
  * zipline.c
- *	  Compression beside the query.
+ *	  Compression beside the query: the owner's side.
  *
- * One mutex guards the queues, and is held only to move a pointer.  A chunk
- * or block belongs to whoever has taken it off a queue.  Memory is allocated
- * and freed by the owner's thread alone, since its allocator knows no threads:
- * the helper works with what it finds, and rings when it needs another block.
- *
- * The work itself is a function that does one bounded step and never waits.
- * The helper thread calls it in a loop; without a thread the owner's calls do.
+ * Memory is allocated and freed by the owner's thread alone, since its
+ * allocator knows no threads: helpers work with what they find, and ring when
+ * they need another block.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE				/* eventfd(), pipe2() */
 #endif
 
-#include "zipline.h"
+#include "zipline_internal.h"
 
-#include <limits.h>
-#include <pthread.h>
 #include <signal.h>
-#include <stdatomic.h>
 #include <string.h>
-
-#include "doorbell.h"
-#include "gzip.h"
+#include <unistd.h>
 
 /* deflate() needs little; a sanitizer's frames need more. */
 #define THREAD_STACK_SIZE	(256 * 1024)
 
-/* Raw bytes between two looks at the stop flag: about a millisecond. */
-#define STEP_SIZE			(128 * 1024)
+/* Besides those in work, some may be done and wait for an earlier one. */
+#define SPARE_PIECES		2
 
 static const char doing[] = "compressing rows";
-
-/* Pointers in order of arrival; never fuller than what exists of their kind. */
-typedef struct Queue
-{
-	void	  **slots;
-	int			cap;
-	int			head;
-	int			count;
-} Queue;
-
-typedef struct Chunk
-{
-	KcBuf		buf;			/* first, so that the caller's KcBuf is the chunk */
-	size_t		done;			/* bytes that the compressor has taken */
-	bool		end_stream;
-} Chunk;
-
-struct KcZipline
-{
-	const KcAlloc *alloc;
-	KcZiplineOptions options;
-	Chunk	   *chunks;
-	KcZipBlock *blocks;
-	void	  **slots;			/* of all four queues */
-	KcGzip	   *gzip;			/* belongs to whoever does the work */
-
-	/* Of the owner alone. */
-	int			blocks_made;
-	Queue		free_chunks;
-	bool		threaded;
-	pthread_t	thread;
-	KcDoorbell	doorbell;
-
-	/* Of whoever does the work alone. */
-	Chunk	   *chunk;
-	KcZipBlock *block;
-	bool		begun;			/* the stream has had a block */
-	bool		stream_done;	/* the compressor has written the trailer */
-
-	/* Guarded by the mutex. */
-	pthread_mutex_t mutex;
-	pthread_cond_t wake;		/* work, a block, or stop */
-	Queue		todo;			/* chunks for the compressor */
-	Queue		used;			/* chunks that it is through with */
-	Queue		empty;			/* blocks for the compressor */
-	Queue		ready;			/* blocks for the consumer */
-	KcStatus	failed;			/* first failure; ends all work */
-	bool		rung;
-	bool		have_mutex;
-	bool		have_wake;
-
-	atomic_bool stop;
-};
-
-/* ---- queues ---- */
-
-static void
-queue_put(Queue *q, void *item)
-{
-	q->slots[(q->head + q->count++) % q->cap] = item;
-}
-
-static void *
-queue_take(Queue *q)
-{
-	void	   *item;
-
-	if (q->count == 0)
-		return NULL;
-	item = q->slots[q->head];
-	q->head = (q->head + 1) % q->cap;
-	q->count--;
-	return item;
-}
-
-static void
-lock(KcZipline *z)
-{
-	(void) pthread_mutex_lock(&z->mutex);
-}
-
-static void
-unlock(KcZipline *z)
-{
-	(void) pthread_mutex_unlock(&z->mutex);
-}
-
-/* Tell the owner that asking again may help.  Mutex held. */
-static void
-ring(KcZipline *z)
-{
-	if (z->threaded && !z->rung)
-	{
-		z->rung = true;
-		kc_doorbell_ring(&z->doorbell);
-	}
-}
-
-/* ---- the work: no allocation, no stdio, no waiting ---- */
-
-static void
-fail(KcZipline *z, KcStatus status)
-{
-	lock(z);
-	if (z->failed == KC_OK)
-		z->failed = status;
-	ring(z);
-	unlock(z);
-}
-
-static void
-hand_over_block(KcZipline *z)
-{
-	z->block->ends_stream = z->stream_done;
-	z->begun = !z->stream_done;
-	lock(z);
-	queue_put(&z->ready, z->block);
-	ring(z);
-	unlock(z);
-	z->block = NULL;
-}
-
-static void
-hand_back_chunk(KcZipline *z)
-{
-	lock(z);
-	queue_put(&z->used, z->chunk);
-	ring(z);
-	unlock(z);
-	z->chunk = NULL;
-}
-
-/* Compress one step of the chunk into the block. */
-static void
-compress_step(KcZipline *z)
-{
-	Chunk	   *chunk = z->chunk;
-	KcZipBlock *block = z->block;
-	size_t		left = chunk->buf.len - chunk->done;
-	size_t		in_len = left < STEP_SIZE ? left : STEP_SIZE;
-	size_t		in_before = in_len;
-	const char *in = chunk->buf.data + chunk->done;
-	char	   *out = block->data + block->len;
-	size_t		room = z->options.block_size - block->len;
-	size_t		room_before = room;
-	bool		finish = chunk->end_stream && in_len == left;
-	KcStatus	status;
-
-	status = kc_gzip_run(z->gzip, &in, &in_len, &out, &room, finish, &z->stream_done, NULL);
-	if (status != KC_OK)
-	{
-		fail(z, status);
-		return;
-	}
-	chunk->done += in_before - in_len;
-	block->len += room_before - room;
-
-	if (z->stream_done || room == 0)
-		hand_over_block(z);
-	if (chunk->done == chunk->buf.len && (z->stream_done || !chunk->end_stream))
-		hand_back_chunk(z);
-	if (z->stream_done)
-	{
-		kc_gzip_reset(z->gzip);
-		z->stream_done = false;
-	}
-}
-
-/*
- * Get hold of a chunk and a block.  False when one of them is missing; ringing
- * for a block makes the owner provide one.  Mutex held.
- */
-static bool
-find_work(KcZipline *z)
-{
-	if (z->failed != KC_OK)
-		return false;
-	if (z->chunk == NULL)
-		z->chunk = queue_take(&z->todo);
-	if (z->chunk == NULL)
-		return false;
-	if (z->block == NULL)
-	{
-		z->block = queue_take(&z->empty);
-		if (z->block == NULL)
-		{
-			ring(z);
-			return false;
-		}
-		z->block->len = 0;
-		z->block->begins_stream = !z->begun;
-	}
-	return true;
-}
-
-static void *
-thread_main(void *arg)
-{
-	KcZipline  *z = arg;
-
-	for (;;)
-	{
-		bool		work;
-
-		lock(z);
-		while (!(work = find_work(z)) && !atomic_load(&z->stop))
-			(void) pthread_cond_wait(&z->wake, &z->mutex);
-		unlock(z);
-		if (atomic_load(&z->stop))
-			return NULL;
-		if (work)
-			compress_step(z);
-	}
-}
-
-/* ---- the owner's side ---- */
 
 /* Room in a chunk for what it usually holds and the row that overshoots. */
 static size_t
@@ -256,8 +31,10 @@ chunk_room(const KcZipline *z)
 	return z->options.chunk_size + z->options.chunk_size / 8;
 }
 
+/* ---- what every call does ---- */
+
 static void
-shrink_chunk(KcZipline *z, Chunk *chunk)
+shrink_chunk(KcZipline *z, ZipChunk *chunk)
 {
 	chunk->done = 0;
 	chunk->end_stream = false;
@@ -271,20 +48,20 @@ shrink_chunk(KcZipline *z, Chunk *chunk)
 static void
 collect_chunks(KcZipline *z)
 {
-	Chunk	   *chunk;
+	ZipChunk   *chunk;
 
 	for (;;)
 	{
-		lock(z);
-		chunk = queue_take(&z->used);
+		kc_zipline_lock(z);
+		chunk = kc_zipline_queue_take(&z->used);
 		/* After a failure nobody else will take these. */
 		if (chunk == NULL && z->failed != KC_OK)
-			chunk = queue_take(&z->todo);
-		unlock(z);
+			chunk = kc_zipline_queue_take(&z->todo);
+		kc_zipline_unlock(z);
 		if (chunk == NULL)
 			return;
 		shrink_chunk(z, chunk);
-		queue_put(&z->free_chunks, chunk);
+		kc_zipline_queue_put(&z->free_chunks, chunk);
 	}
 }
 
@@ -293,77 +70,86 @@ static void
 provide_block(KcZipline *z)
 {
 	KcZipBlock *block;
+	int			made;
 	bool		wanted;
 
-	if (z->blocks_made == z->options.nblocks)
-		return;
-	lock(z);
-	wanted = z->empty.count == 0 && z->failed == KC_OK;
-	unlock(z);
+	kc_zipline_lock(z);
+	made = z->blocks_made;
+	wanted = made < z->options.nblocks && z->empty.count == 0 && z->failed == KC_OK;
+	kc_zipline_unlock(z);
 	if (!wanted)
 		return;
 
-	block = &z->blocks[z->blocks_made];
+	block = &z->blocks[made];
 	block->data = kc_alloc(z->alloc, z->options.block_size);
 	if (block->data == NULL)
 	{
 		/* With one block the work goes on, only slower. */
-		if (z->blocks_made == 0)
-			fail(z, KC_ERR_NOMEM);
+		if (made == 0)
+			kc_zipline_fail(z, KC_ERR_NOMEM);
 		return;
 	}
+	kc_zipline_lock(z);
 	z->blocks_made++;
-	lock(z);
-	queue_put(&z->empty, block);
+	kc_zipline_queue_put(&z->empty, block);
 	(void) pthread_cond_signal(&z->wake);
-	unlock(z);
+	kc_zipline_unlock(z);
 }
 
-/* What every call of the owner does: let the work go on. */
 static void
 attend(KcZipline *z)
 {
-	bool		work = true;
-
-	while (work)
+	do
 	{
 		collect_chunks(z);
 		provide_block(z);
-		if (z->threaded)
-			return;
-		lock(z);
-		work = find_work(z);
-		unlock(z);
-		if (work)
-			compress_step(z);
-	}
+	} while (z->nthreads == 0 && kc_zipline_work(z));
 }
 
 int
 kc_zipline_fd(KcZipline *z)
 {
-	return z->threaded ? kc_doorbell_fd(&z->doorbell) : -1;
+	return z->nthreads > 0 ? kc_doorbell_fd(&z->doorbell) : -1;
 }
 
 void
 kc_zipline_ack(KcZipline *z)
 {
-	if (!z->threaded)
+	if (z->nthreads == 0)
 		return;
-	lock(z);
+	kc_zipline_lock(z);
 	if (z->rung)
 		kc_doorbell_answer(&z->doorbell);
 	z->rung = false;
-	unlock(z);
+	kc_zipline_unlock(z);
+}
+
+/* ---- chunks and blocks ---- */
+
+/* False: none is free, and the helpers will ring when one is. */
+static bool
+may_be_free(KcZipline *z)
+{
+	bool		used;
+
+	if (z->free_chunks.count > 0)
+		return true;
+	kc_zipline_lock(z);
+	used = z->used.count > 0;
+	z->wants_chunk = !used;
+	kc_zipline_unlock(z);
+	return used;
 }
 
 KcBuf *
 kc_zipline_get_chunk(KcZipline *z)
 {
-	Chunk	   *chunk;
+	ZipChunk   *chunk;
 
-	attend(z);
-	chunk = queue_take(&z->free_chunks);
+	do
+		attend(z);
+	while (z->free_chunks.count == 0 && may_be_free(z));
+	chunk = kc_zipline_queue_take(&z->free_chunks);
 	if (chunk == NULL)
 		return NULL;
 	/* Failing to is the chunk's sticky failure, which its filler will see. */
@@ -374,31 +160,65 @@ kc_zipline_get_chunk(KcZipline *z)
 void
 kc_zipline_unget(KcZipline *z, KcBuf *buf)
 {
-	Chunk	   *chunk = (Chunk *) buf;
+	ZipChunk   *chunk = (ZipChunk *) buf;
 
 	shrink_chunk(z, chunk);
-	queue_put(&z->free_chunks, chunk);
+	kc_zipline_queue_put(&z->free_chunks, chunk);
+}
+
+/*
+ * Give the chunk what the stream had before it, and keep its end for the next
+ * one.  Without memory for it the stream is only longer.
+ */
+static void
+give_before(KcZipline *z, ZipChunk *chunk)
+{
+	char	   *before = chunk->before;
+	const KcBuf *buf = &chunk->buf;
+	size_t		old;
+
+	chunk->before = z->before;
+	chunk->before_len = z->before_len;
+	z->before = before;
+	z->before_len = 0;
+	if (chunk->end_stream)
+		return;
+	if (z->before == NULL)
+		z->before = kc_alloc(z->alloc, KC_GZIP_WINDOW);
+	if (z->before == NULL)
+		return;
+	old = buf->len < KC_GZIP_WINDOW ? KC_GZIP_WINDOW - buf->len : 0;
+	if (old > chunk->before_len)
+		old = chunk->before_len;
+	if (old > 0)
+		memcpy(z->before, chunk->before + chunk->before_len - old, old);
+	z->before_len = old + (buf->len < KC_GZIP_WINDOW ? buf->len : KC_GZIP_WINDOW);
+	memcpy(z->before + old, buf->data + buf->len - (z->before_len - old), z->before_len - old);
 }
 
 void
 kc_zipline_put(KcZipline *z, KcBuf *buf, bool end_stream)
 {
-	Chunk	   *chunk = (Chunk *) buf;
+	ZipChunk   *chunk = (ZipChunk *) buf;
 	bool		nothing = buf->len == 0 && !end_stream;
 
 	if (buf->failed != KC_OK)
-		fail(z, buf->failed);
+		kc_zipline_fail(z, buf->failed);
 	if (nothing || buf->failed != KC_OK)
 	{
 		kc_zipline_unget(z, buf);
 		return;
 	}
 	chunk->done = 0;
+	chunk->begins_stream = !z->stream_open;
 	chunk->end_stream = end_stream;
-	lock(z);
-	queue_put(&z->todo, chunk);
+	z->stream_open = !end_stream;
+	if (z->npieces > 0)
+		give_before(z, chunk);
+	kc_zipline_lock(z);
+	kc_zipline_queue_put(&z->todo, chunk);
 	(void) pthread_cond_signal(&z->wake);
-	unlock(z);
+	kc_zipline_unlock(z);
 	attend(z);
 }
 
@@ -409,11 +229,11 @@ kc_zipline_take(KcZipline *z, KcZipBlock **block, KcError *err)
 
 	*block = NULL;
 	attend(z);
-	lock(z);
+	kc_zipline_lock(z);
 	failed = z->failed;
 	if (failed == KC_OK)
-		*block = queue_take(&z->ready);
-	unlock(z);
+		*block = kc_zipline_queue_take(&z->ready);
+	kc_zipline_unlock(z);
 	if (failed == KC_OK)
 		return KC_OK;
 	if (failed == KC_ERR_NOMEM)
@@ -424,11 +244,119 @@ kc_zipline_take(KcZipline *z, KcZipBlock **block, KcError *err)
 void
 kc_zipline_give_back(KcZipline *z, KcZipBlock *block)
 {
-	lock(z);
-	queue_put(&z->empty, block);
+	kc_zipline_lock(z);
+	kc_zipline_queue_put(&z->empty, block);
 	(void) pthread_cond_signal(&z->wake);
-	unlock(z);
+	kc_zipline_unlock(z);
 	attend(z);
+}
+
+/* ---- threads ---- */
+
+/* Frees what make_pieces() made. */
+static void
+free_pieces(KcZipline *z)
+{
+	for (int i = 0; i < z->npieces; i++)
+	{
+		kc_gzip_free(z->pieces[i].gzip);
+		kc_free(z->alloc, z->pieces[i].out);
+	}
+	kc_free(z->alloc, z->pieces);
+	z->pieces = NULL;
+	z->npieces = 0;
+}
+
+/* Without memory for all of them there are none, and one thread does the work. */
+static void
+make_pieces(KcZipline *z, int nthreads)
+{
+	int			wanted = nthreads + SPARE_PIECES;
+	KcGzipEngine engine = kc_gzip_step_engine(z->options.engine, z->options.level);
+
+	z->piece_size = kc_gzip_bound(chunk_room(z)) + KC_GZIP_TRAILER_SIZE;
+	z->pieces = kc_alloc0(z->alloc, (size_t) wanted * sizeof(*z->pieces));
+	while (z->pieces != NULL && z->npieces < wanted)
+	{
+		ZipPiece   *piece = &z->pieces[z->npieces++];
+
+		piece->out = kc_alloc(z->alloc, z->piece_size);
+		if (piece->out == NULL
+			|| kc_gzip_create(z->alloc, engine, z->options.level, &piece->gzip, NULL) != KC_OK)
+		{
+			free_pieces(z);
+			return;
+		}
+	}
+}
+
+/* A thread inherits the mask, so no signal of the host ever runs on it. */
+static int
+create_threads(KcZipline *z, int wanted)
+{
+	pthread_attr_t attr;
+	sigset_t	all;
+	sigset_t	before;
+	int			n = 0;
+
+	if (pthread_attr_init(&attr) != 0)
+		return 0;
+	(void) pthread_attr_setstacksize(&attr, THREAD_STACK_SIZE);
+	(void) sigfillset(&all);
+	if (pthread_sigmask(SIG_SETMASK, &all, &before) == 0)
+	{
+		while (n < wanted && pthread_create(&z->threads[n], &attr, kc_zipline_thread_main, z) == 0)
+			n++;
+		(void) pthread_sigmask(SIG_SETMASK, &before, NULL);
+	}
+	(void) pthread_attr_destroy(&attr);
+	return n;
+}
+
+static bool
+is_idle(KcZipline *z)
+{
+	bool		idle;
+
+	kc_zipline_lock(z);
+	idle = z->todo.count == 0 && z->chunk == NULL && z->failed == KC_OK;
+	kc_zipline_unlock(z);
+	return idle && !z->stream_open;
+}
+
+void
+kc_zipline_start(KcZipline *z)
+{
+	int			n;
+
+	if (z->tried_threads || z->options.threads == 0 || !is_idle(z))
+		return;
+	z->tried_threads = true;
+	if (!kc_doorbell_open(&z->doorbell))
+		return;
+	if (z->options.threads > 1)
+		make_pieces(z, z->options.threads);
+	/* What threads see when they get the mutex is settled. */
+	kc_zipline_lock(z);
+	n = create_threads(z, z->npieces > 0 ? z->options.threads : 1);
+	if (n < 2)
+		free_pieces(z);
+	z->nthreads = n;
+	z->pid = getpid();
+	kc_zipline_unlock(z);
+	if (n == 0)
+		kc_doorbell_close(&z->doorbell);
+}
+
+static void
+stop_threads(KcZipline *z)
+{
+	kc_zipline_lock(z);
+	atomic_store(&z->stop, true);
+	(void) pthread_cond_broadcast(&z->wake);
+	kc_zipline_unlock(z);
+	for (int i = 0; i < z->nthreads; i++)
+		(void) pthread_join(z->threads[i], NULL);
 }
 
 /* ---- making and freeing ---- */
@@ -438,54 +366,17 @@ check_options(const KcZiplineOptions *options, KcError *err)
 {
 	if (options->chunk_size == 0 || options->chunk_size >= KC_BUF_UNLIMITED / 2 ||
 		options->block_size == 0 || options->nchunks < 2 || options->nblocks < 2 ||
-		options->nchunks > 1024 || options->nblocks > 1024)
+		options->nchunks > 1024 || options->nblocks > 1024 ||
+		options->threads < 0 || options->threads > KC_ZIPLINE_MAX_THREADS)
 		return kc_error_set(err, KC_ERR_INVALID, doing,
 							"the sizes of the compression queue make no sense");
 	return KC_OK;
 }
 
-/* The thread inherits the mask, so no signal of the host ever runs on it. */
-static bool
-create_thread(KcZipline *z)
-{
-	pthread_attr_t attr;
-	sigset_t	all;
-	sigset_t	before;
-	bool		ok;
-
-	if (pthread_attr_init(&attr) != 0)
-		return false;
-	(void) pthread_attr_setstacksize(&attr, THREAD_STACK_SIZE);
-	(void) sigfillset(&all);
-	ok = pthread_sigmask(SIG_SETMASK, &all, &before) == 0;
-	if (ok)
-	{
-		ok = pthread_create(&z->thread, &attr, thread_main, z) == 0;
-		(void) pthread_sigmask(SIG_SETMASK, &before, NULL);
-	}
-	(void) pthread_attr_destroy(&attr);
-	return ok;
-}
-
-/* Threaded if it can be had, else the owner's calls do the work. */
-static void
-start_thread(KcZipline *z)
-{
-	if (!kc_doorbell_open(&z->doorbell))
-		return;
-	/* Before the thread exists, which reads it. */
-	z->threaded = true;
-	if (!create_thread(z))
-	{
-		z->threaded = false;
-		kc_doorbell_close(&z->doorbell);
-	}
-}
-
 static void
 init_queues(KcZipline *z)
 {
-	Queue	   *queues[] = {&z->free_chunks, &z->todo, &z->used, &z->empty, &z->ready};
+	ZipQueue   *queues[] = {&z->free_chunks, &z->todo, &z->used, &z->empty, &z->ready};
 	int			caps[] = {z->options.nchunks, z->options.nchunks, z->options.nchunks,
 	z->options.nblocks, z->options.nblocks};
 	void	  **slots = z->slots;
@@ -499,7 +390,7 @@ init_queues(KcZipline *z)
 	for (int i = 0; i < z->options.nchunks; i++)
 	{
 		kc_buf_init(&z->chunks[i].buf, z->alloc, KC_BUF_UNLIMITED);
-		queue_put(&z->free_chunks, &z->chunks[i]);
+		kc_zipline_queue_put(&z->free_chunks, &z->chunks[i]);
 	}
 }
 
@@ -529,7 +420,7 @@ kc_zipline_create(const KcAlloc *alloc, const KcZiplineOptions *options,
 	if (z->chunks == NULL || z->blocks == NULL || z->slots == NULL)
 		status = kc_error_nomem(err, doing);
 	if (status == KC_OK)
-		status = kc_gzip_create(alloc, options->level, &z->gzip, err);
+		status = kc_gzip_create(alloc, options->engine, options->level, &z->gzip, err);
 	if (status == KC_OK)
 	{
 		init_queues(z);
@@ -543,21 +434,24 @@ kc_zipline_create(const KcAlloc *alloc, const KcZiplineOptions *options,
 		kc_zipline_free(z);
 		return status;
 	}
-	if (options->threaded)
-		start_thread(z);
 	*zipline = z;
 	return KC_OK;
 }
 
+/* What a fork has left of threads, and of what they held, nobody may touch. */
 static void
-stop_thread(KcZipline *z)
+end_threads(KcZipline *z)
 {
-	lock(z);
-	atomic_store(&z->stop, true);
-	(void) pthread_cond_signal(&z->wake);
-	unlock(z);
-	(void) pthread_join(z->thread, NULL);
-	kc_doorbell_close(&z->doorbell);
+	bool		forked = z->nthreads > 0 && z->pid != getpid();
+
+	if (z->nthreads > 0 && !forked)
+		stop_threads(z);
+	if (z->nthreads > 0)
+		kc_doorbell_close(&z->doorbell);
+	if (z->have_wake && !forked)
+		(void) pthread_cond_destroy(&z->wake);
+	if (z->have_mutex && !forked)
+		(void) pthread_mutex_destroy(&z->mutex);
 }
 
 void
@@ -565,17 +459,17 @@ kc_zipline_free(KcZipline *z)
 {
 	if (z == NULL)
 		return;
-	if (z->threaded)
-		stop_thread(z);
-	if (z->have_wake)
-		(void) pthread_cond_destroy(&z->wake);
-	if (z->have_mutex)
-		(void) pthread_mutex_destroy(&z->mutex);
+	end_threads(z);
+	free_pieces(z);
 	kc_gzip_free(z->gzip);
 	for (int i = 0; z->chunks != NULL && i < z->options.nchunks; i++)
+	{
 		kc_buf_free(&z->chunks[i].buf);
+		kc_free(z->alloc, z->chunks[i].before);
+	}
 	for (int i = 0; i < z->blocks_made; i++)
 		kc_free(z->alloc, z->blocks[i].data);
+	kc_free(z->alloc, z->before);
 	kc_free(z->alloc, z->slots);
 	kc_free(z->alloc, z->blocks);
 	kc_free(z->alloc, z->chunks);

@@ -1,25 +1,28 @@
 /*
  * zipline.h
- *	  Compression beside the query: a helper thread that turns raw chunks into
+ *	  Compression beside the query: helper threads that turn raw chunks into
  *	  compressed blocks.
  *
- *		producer --chunk--> [queue] --thread--> [queue] --block--> consumer
+ *		producer --chunk--> [queue] --threads--> [queue] --block--> consumer
  *
  * Producer and consumer are the same thread, the one that owns the object.
- * The helper thread runs with all signals blocked, allocates nothing, and
- * touches only the chunk and the block that it was handed.  Both queues are
- * bounded; nothing here ever waits: "full" and "nothing yet" are answers, and
+ * Helper threads run with all signals blocked, allocate nothing, and touch
+ * only the chunks and blocks that they were handed.  All queues are bounded;
+ * nothing here ever makes the owner wait: "full" and "nothing yet" are answers, and
  * kc_zipline_fd() becomes readable when asking again may help.
  *
- * Where no thread can be had (pthread_create fails), the same calls compress
- * in the caller's thread.
+ * Without threads, and until kc_zipline_start(), the same calls compress in
+ * the caller's thread.  A stream is one gzip member in any case.
  */
 #ifndef KC_ZIPLINE_H
 #define KC_ZIPLINE_H
 
 #include "buf.h"
+#include "gzip.h"
 
 typedef struct KcZipline KcZipline;
+
+#define KC_ZIPLINE_MAX_THREADS	16
 
 /* A compressed block: belongs to the zipline, lent until given back. */
 typedef struct KcZipBlock
@@ -33,23 +36,34 @@ typedef struct KcZipBlock
 
 typedef struct KcZiplineOptions
 {
-	int			level;			/* zlib level, 1 by default */
+	KcGzipEngine engine;		/* 0: the best one */
+	int			level;			/* gzip level, 1 by default */
 	size_t		chunk_size;		/* raw bytes that a chunk usually holds */
 	int			nchunks;		/* raw chunks in existence, at least 2 */
 	size_t		block_size;		/* compressed bytes of a full block */
 	int			nblocks;		/* blocks in existence, at least 2 */
-	bool		threaded;
+	int			threads;		/* that kc_zipline_start() starts; 0: none */
 } KcZiplineOptions;
 
 extern KcStatus kc_zipline_create(const KcAlloc *alloc, const KcZiplineOptions *options,
 								  KcZipline **zipline, KcError *err);
 
-/* Stops and joins the thread, at the latest after one chunk (milliseconds). */
+/*
+ * Start the threads, unless they are there, or a stream is under way.  As many
+ * as can be had: it is no error when there are fewer, or none.
+ */
+extern void kc_zipline_start(KcZipline *zipline);
+
+/*
+ * Stops and joins the threads, at the latest after a few milliseconds of work.
+ * In a process forked from the owner's there are none, and it only frees.
+ */
 extern void kc_zipline_free(KcZipline *zipline);	/* NULL is fine */
 
 /*
- * Readable when a chunk became free or a block ready since the last
- * kc_zipline_ack().  -1 when not threaded.
+ * Readable when, since the last kc_zipline_ack(), a block became ready, or
+ * chunks became free that kc_zipline_get_chunk() had not got and work runs
+ * short.  -1 as long as there are no threads.
  */
 extern int	kc_zipline_fd(KcZipline *zipline);
 extern void kc_zipline_ack(KcZipline *zipline);

@@ -1,7 +1,7 @@
 /*
  * capture_arguments.c
  *	  What a capture trigger's arguments say: ('database', 'table' [, 'server' [,
- *	  'option=value' ...]]).
+ *	  'option=value' ...]]), or the same as one argument, with semicolons.
  */
 #include "postgres.h"
 
@@ -154,24 +154,48 @@ check_server(const Trigger *trigger, const char *server)
 				 errhint("The third argument is the server; '' means the default one.")));
 }
 
+char **
+kpg_capture_arguments_split(const char *joined, int *n)
+{
+	char	   *at = pstrdup(joined);
+	char	  **arguments;
+
+	*n = 1;
+	for (const char *c = at; *c != '\0'; c++)
+		*n += *c == KPG_CAPTURE_SEPARATOR;
+	arguments = palloc(sizeof(char *) * (Size) *n);
+	for (int i = 0; i < *n; i++)
+	{
+		arguments[i] = at;
+		at += strcspn(at, (char[]) {KPG_CAPTURE_SEPARATOR, '\0'});
+		*at++ = '\0';
+	}
+	return arguments;
+}
+
 void
 kpg_capture_arguments_read(const Trigger *trigger, KpgCaptureArguments *arguments)
 {
-	if (trigger->tgnargs < FIXED_ARGUMENTS - 1 || trigger->tgargs[0][0] == '\0' || trigger->tgargs[1][0] == '\0')
+	char	  **args = trigger->tgargs;
+	int			n = trigger->tgnargs;
+
+	if (n == 1)
+		args = kpg_capture_arguments_split(args[0], &n);
+	if (n < FIXED_ARGUMENTS - 1 || args[0][0] == '\0' || args[1][0] == '\0')
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("trigger \"%s\" does not say where to send row changes", trigger->tgname),
 				 errhint("Use EXECUTE FUNCTION kusto_capture_changes('database', 'table').")));
 
 	memset(arguments, 0, sizeof(*arguments));
-	arguments->database = trigger->tgargs[0];
-	arguments->table_name = trigger->tgargs[1];
+	arguments->database = args[0];
+	arguments->table_name = args[1];
 	arguments->on_type_error = "error";
-	if (trigger->tgnargs >= FIXED_ARGUMENTS && trigger->tgargs[2][0] != '\0')
+	if (n >= FIXED_ARGUMENTS && args[2][0] != '\0')
 	{
-		check_server(trigger, trigger->tgargs[2]);
-		arguments->server = trigger->tgargs[2];
+		check_server(trigger, args[2]);
+		arguments->server = args[2];
 	}
-	for (int i = FIXED_ARGUMENTS; i < trigger->tgnargs; i++)
-		read_option(trigger, trigger->tgargs[i], arguments);
+	for (int i = FIXED_ARGUMENTS; i < n; i++)
+		read_option(trigger, args[i], arguments);
 }

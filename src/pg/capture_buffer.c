@@ -148,6 +148,7 @@ kpg_capture_buffer_open(int32 capture, int64 shape)
 	{
 		chunk = new_chunk();
 		chunk->table = table;
+		chunk->catalogs = kpg_outbox_catalog_changes();
 		chunk->capture = capture;
 		chunk->shape = shape;
 		chunk->subid = subid;
@@ -180,7 +181,8 @@ write_rows(const KpgCaptureChunk *chunk, int32 rows, size_t len)
 	};
 
 	/* The extension was dropped after the change: nobody is there to send it. */
-	if (unlikely(!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(chunk->table))))
+	if (unlikely(chunk->catalogs != kpg_outbox_catalog_changes() &&
+				 !SearchSysCacheExists1(RELOID, ObjectIdGetDatum(chunk->table))))
 		return;
 	kpg_outbox_write(&written);
 }

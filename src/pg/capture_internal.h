@@ -99,6 +99,12 @@ typedef struct KpgCaptureArguments
 	Oid			database_oid;
 } KpgCaptureArguments;
 
+/* Between arguments that are written as one. */
+#define KPG_CAPTURE_SEPARATOR	';'
+
+/* The arguments that a single one stands for; in the current memory context. */
+extern char **kpg_capture_arguments_split(const char *joined, int *n);
+
 /* In the current memory context; raises for what makes no sense. */
 extern void kpg_capture_arguments_read(const Trigger *trigger, KpgCaptureArguments *arguments);
 
@@ -108,6 +114,7 @@ typedef struct KpgCaptureChunk
 {
 	dlist_node	node;
 	Oid			table;			/* kusto.capture */
+	uint64		catalogs;		/* as of this change of them it is there */
 	int32		capture;
 	int64		shape;
 	SubTransactionId subid;		/* whose rows these are */

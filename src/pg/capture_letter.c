@@ -41,6 +41,7 @@ start_ingest(const KpgDeadLetter *letter, const KpgSession *session)
 	memcpy(options.operation_id.bytes, letter->id.data, sizeof(letter->id.data));
 	options.max_blob_size = (uint64_t) kpg_max_blob_size_kb * 1024;
 	options.level = kpg_compression_level;
+	options.threads = kpg_compression_threads;
 	options.properties.database = kc_slice(kpg_session_utf8(letter->database));
 	options.properties.table = kc_slice(kpg_session_utf8(letter->table_name));
 	/* Perhaps: the message must fit. */

@@ -64,6 +64,11 @@ split_arguments(KpgCaptureTrigger *trigger, bytea *arguments)
 {
 	const char *at = VARDATA_ANY(arguments);
 
+	if (trigger->nargs == 1)
+	{
+		trigger->args = kpg_capture_arguments_split(at, &trigger->nargs);
+		return;
+	}
 	trigger->args = palloc(sizeof(char *) * (Size) Max(trigger->nargs, 1));
 	for (int i = 0; i < trigger->nargs; i++)
 	{
@@ -156,40 +161,71 @@ static const EventTrigger event_triggers[] = {
 	{KPG_CAPTURE_TRUNCATE, "truncate", "TRUNCATE", NULL}
 };
 
-static void
-append_argument(StringInfo sql, const char *text)
-{
-	appendStringInfo(sql, ", %s", quote_literal_cstr(text));
-}
-
-/* What is the default is not written, so that \d of the table stays short. */
 static char *
-trigger_arguments(const KpgCapture *capture)
+columns_option(const KpgCapture *capture)
 {
-	StringInfoData sql;
 	StringInfoData columns;
 	ListCell   *cell;
 
-	initStringInfo(&sql);
-	appendStringInfoString(&sql, quote_literal_cstr(capture->database));
-	append_argument(&sql, capture->table_name);
-	append_argument(&sql, capture->server);
+	initStringInfo(&columns);
+	foreach(cell, capture->columns)
+		appendStringInfo(&columns, "%s%s", columns.len == 0 ? "columns=" : ",",
+						 quote_identifier((char *) lfirst(cell)));
+	return columns.data;
+}
+
+/* What is the default is not written, so that \d of the table stays short. */
+static List *
+argument_list(const KpgCapture *capture)
+{
+	List	   *list = list_make3(capture->database, capture->table_name, capture->server);
+
 	if (capture->old_values)
-		append_argument(&sql, "old_values=true");
+		list = lappend(list, "old_values=true");
 	if (capture->columns != NIL)
-	{
-		initStringInfo(&columns);
-		foreach(cell, capture->columns)
-			appendStringInfo(&columns, "%s%s", columns.len == 0 ? "columns=" : ",",
-							 quote_identifier((char *) lfirst(cell)));
-		append_argument(&sql, columns.data);
-	}
+		list = lappend(list, columns_option(capture));
 	if (capture->create_table)
-		append_argument(&sql, "create_table=true");
+		list = lappend(list, "create_table=true");
 	if (strcmp(capture->on_type_error, "error") != 0)
-		append_argument(&sql, psprintf("on_type_error=%s", capture->on_type_error));
-	append_argument(&sql, psprintf("origin=" UINT64_FORMAT "/%u", GetSystemIdentifier(), MyDatabaseId));
-	return sql.data;
+		list = lappend(list, psprintf("on_type_error=%s", capture->on_type_error));
+	return lappend(list, psprintf("origin=" UINT64_FORMAT "/%u", GetSystemIdentifier(), MyDatabaseId));
+}
+
+static bool
+can_be_joined(List *arguments)
+{
+	ListCell   *cell;
+
+	foreach(cell, arguments)
+	{
+		if (strchr(lfirst(cell), KPG_CAPTURE_SEPARATOR) != NULL)
+			return false;
+	}
+	return true;
+}
+
+/*
+ * As one, if possible: each statement on the table copies the arguments of all
+ * of its triggers, one by one.
+ */
+static char *
+trigger_arguments(const KpgCapture *capture)
+{
+	List	   *arguments = argument_list(capture);
+	bool		join = can_be_joined(arguments);
+	StringInfoData text;
+	ListCell   *cell;
+
+	initStringInfo(&text);
+	foreach(cell, arguments)
+	{
+		if (join && text.len > 0)
+			appendStringInfoChar(&text, KPG_CAPTURE_SEPARATOR);
+		else if (text.len > 0)
+			appendStringInfoString(&text, ", ");
+		appendStringInfoString(&text, join ? (char *) lfirst(cell) : quote_literal_cstr(lfirst(cell)));
+	}
+	return join ? quote_literal_cstr(text.data) : text.data;
 }
 
 static void

@@ -20,6 +20,7 @@
 #include "catalog/pg_database.h"
 #include "catalog/pg_foreign_server.h"
 #include "catalog/pg_proc.h"
+#include "access/heaptoast.h"
 #include "commands/sequence.h"
 #include "commands/tablecmds.h"
 #include "datatype/timestamp.h"
@@ -33,6 +34,7 @@
 #include "storage/ipc.h"
 #include "storage/lock.h"
 #include "storage/proc.h"
+#include "storage/shm_mq.h"
 #if PG_VERSION_NUM >= 170000
 #include "storage/procarray.h"
 #else
@@ -79,6 +81,17 @@ kpg_compat_server_aclcheck(Oid serverid, Oid roleid, AclMode mode)
 	return object_aclcheck(ForeignServerRelationId, serverid, roleid, mode);
 #else
 	return pg_foreign_server_aclcheck(serverid, roleid, mode);
+#endif
+}
+
+/* Raises unless the current user may do to the plan's tables what it does. */
+static inline void
+kpg_compat_check_permissions(const PlannedStmt *plan)
+{
+#if PG_VERSION_NUM >= 160000
+	(void) ExecCheckPermissions(plan->rtable, plan->permInfos, true);
+#else
+	(void) ExecCheckRTPerms(plan->rtable, true);
 #endif
 }
 
@@ -169,6 +182,22 @@ kpg_compat_index_insert(Relation index, Datum *values, bool *isnull, ItemPointer
 	(void) index_insert(index, values, isnull, tid, heap, UNIQUE_CHECK_NO, false, NULL);
 #else
 	(void) index_insert(index, values, isnull, tid, heap, UNIQUE_CHECK_NO, NULL);
+#endif
+}
+
+/* ---- TOAST ---- */
+
+/*
+ * heap_insert() looks for something to be moved into the TOAST table, for which
+ * it needs a snapshot.  Assertions since version 18 want one for every row.
+ */
+static inline bool
+kpg_compat_insert_wants_snapshot(HeapTuple tuple)
+{
+#if PG_VERSION_NUM >= 180000 && defined(USE_ASSERT_CHECKING)
+	return true;
+#else
+	return tuple->t_len > TOAST_TUPLE_THRESHOLD;
 #endif
 }
 
@@ -626,6 +655,19 @@ kpg_compat_progress_restore(const KpgCompatProgress *saved)
 	}
 #else
 	(void) saved;
+#endif
+}
+
+/* ---- queues between processes ---- */
+
+/* What is sent is seen by the receiver at once. */
+static inline shm_mq_result
+kpg_compat_mq_send(shm_mq_handle *queue, Size size, const void *data)
+{
+#if PG_VERSION_NUM >= 150000
+	return shm_mq_send(queue, size, data, false, true);
+#else
+	return shm_mq_send(queue, size, data, false);
 #endif
 }
 

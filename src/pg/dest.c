@@ -9,7 +9,8 @@
  */
 #include "postgres.h"
 
-#include "portability/instr_time.h"
+#include <time.h>
+
 #include "utils/memutils.h"
 
 #include "dest.h"
@@ -17,7 +18,14 @@
 #include "wait.h"
 
 /* A query that is slow to fill chunks must not let transfers starve. */
-#define PUMP_INTERVAL_MS 50.0
+#define PUMP_INTERVAL_MS 50
+
+/* Looked at for each row: the kernel's last tick is as good, and costs less. */
+#ifdef CLOCK_MONOTONIC_COARSE
+#define PUMP_CLOCK CLOCK_MONOTONIC_COARSE
+#else
+#define PUMP_CLOCK CLOCK_MONOTONIC
+#endif
 
 typedef struct SinkDest
 {
@@ -28,7 +36,7 @@ typedef struct SinkDest
 	KcCsvWriter writer;			/* on chunk */
 	uint64		chunk_rows;
 	uint64		rows;
-	instr_time	pumped;			/* when the network last had its turn */
+	int64		pumped;			/* when the network last had its turn, in ms */
 	KpgProgress *progress;
 	MemoryContext row_context;
 } SinkDest;
@@ -45,12 +53,21 @@ tell_progress(const SinkDest *dest)
 	kpg_progress_counts(dest->progress, &counts);
 }
 
+static inline int64
+now_ms(void)
+{
+	struct timespec now;
+
+	(void) clock_gettime(PUMP_CLOCK, &now);
+	return (int64) now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
 static void
 pump(SinkDest *dest)
 {
 	kpg_wait_pump();
 	tell_progress(dest);
-	INSTR_TIME_SET_CURRENT(dest->pumped);
+	dest->pumped = now_ms();
 }
 
 static void
@@ -58,16 +75,6 @@ wait_for_sink(const SinkDest *dest)
 {
 	tell_progress(dest);
 	dest->sink->wait(dest->sink);
-}
-
-static bool
-pump_is_due(const SinkDest *dest)
-{
-	instr_time	elapsed;
-
-	INSTR_TIME_SET_CURRENT(elapsed);
-	INSTR_TIME_SUBTRACT(elapsed, dest->pumped);
-	return INSTR_TIME_GET_MILLISEC(elapsed) >= PUMP_INTERVAL_MS;
 }
 
 static void
@@ -112,7 +119,7 @@ receiver_slot(TupleTableSlot *slot, DestReceiver *self)
 	dest->chunk_rows++;
 	if (dest->chunk->len >= KPG_DEST_CHUNK_SIZE)
 		put_chunk(dest);
-	else if (pump_is_due(dest))
+	else if (now_ms() - dest->pumped >= PUMP_INTERVAL_MS)
 		pump(dest);
 	return true;
 }
@@ -147,8 +154,14 @@ kpg_dest_create(KpgRowFormat *format, KpgSink *sink, KpgProgress *progress)
 	dest->progress = progress;
 	dest->row_context = AllocSetContextCreate(CurrentMemoryContext, "kusto_ingest row",
 											  ALLOCSET_DEFAULT_SIZES);
-	INSTR_TIME_SET_CURRENT(dest->pumped);
+	dest->pumped = now_ms();
 	return &dest->pub;
+}
+
+void
+kpg_dest_format(DestReceiver *self, KpgRowFormat *format)
+{
+	((SinkDest *) self)->format = format;
 }
 
 void

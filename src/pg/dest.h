@@ -41,6 +41,9 @@ struct KpgSink
 
 extern DestReceiver *kpg_dest_create(KpgRowFormat *format, KpgSink *sink, KpgProgress *progress);
 
+/* The rows that follow are of another table, and are written so. */
+extern void kpg_dest_format(DestReceiver *dest, KpgRowFormat *format);
+
 /* After the last row: hand over the rest, wait until the sink is finished. */
 extern void kpg_dest_finish(DestReceiver *dest);
 

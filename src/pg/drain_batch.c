@@ -69,8 +69,9 @@ acquire_session(DrainCapture *capture)
 				(errcode(ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION),
 				 errmsg("the owner of the captured table, with OID %u, does not exist any more", row->owner)));
 	batch->session = kpg_session_acquire(kpg_session_server(row->server, row->owner), row->owner);
-	batch->database = kc_slice(kpg_session_utf8(row->database));
-	batch->table = kc_slice(kpg_session_utf8(row->table_name));
+	/* Copies: the next look may put another row in this one's place. */
+	batch->database = kc_slice(kpg_session_utf8(pstrdup(row->database)));
+	batch->table = kc_slice(kpg_session_utf8(pstrdup(row->table_name)));
 }
 
 /* Is it the shape, and not its size, that ends what was read? */

@@ -244,6 +244,7 @@ start_upload(DrainCapture *capture)
 	options.operation_id = id;
 	options.max_blob_size = (uint64_t) kpg_max_blob_size_kb * 1024;
 	options.level = kpg_compression_level;
+	options.threads = kpg_compression_threads;
 	options.properties.database = batch->database;
 	options.properties.table = batch->table;
 	options.properties.exactly_once = true;	/* perhaps; the message must fit */

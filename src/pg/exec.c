@@ -17,15 +17,7 @@
 #include "utils/snapmgr.h"
 
 #include "compat.h"
-#include "exec.h"
-
-struct KpgQuery
-{
-	const char *text;
-	const char *shown;			/* what the executor takes for the text */
-	PlannedStmt *plan;
-	TupleDesc	desc;
-};
+#include "exec_internal.h"
 
 #define QUERY_HINT "Use SELECT, VALUES, TABLE or WITH, or INSERT, UPDATE, DELETE or MERGE with RETURNING."
 

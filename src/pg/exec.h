@@ -7,7 +7,9 @@
 
 #include "postgres.h"
 
+#include "access/attnum.h"
 #include "access/tupdesc.h"
+#include "nodes/pg_list.h"
 #include "tcop/dest.h"
 
 typedef struct KpgQuery KpgQuery;
@@ -42,5 +44,22 @@ extern void kpg_exec_hide(KpgQuery *query, const char *shown);
  * plans allowed.  Returns the number of rows.
  */
 extern uint64 kpg_exec_run(KpgQuery *query, DestReceiver *dest);
+
+/* ---- exec_tables.c ---- */
+
+/* A table that is read from its beginning to its end, by its attributes. */
+typedef struct KpgPlainTable
+{
+	Oid			relid;
+	AttrNumber *columns;		/* one a result column */
+} KpgPlainTable;
+
+/*
+ * The tables, KpgPlainTable, whose rows are the query's result: all of them,
+ * each as it is stored, in any order.  NIL: the query is more than that.  What
+ * executing the query would lock is locked; the privileges that it takes are
+ * checked, as the executor would do.
+ */
+extern List *kpg_exec_plain_tables(KpgQuery *query);
 
 #endif							/* KPG_EXEC_H */

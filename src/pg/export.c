@@ -80,6 +80,8 @@ prepare(KpgExport *export, bool run)
 						  psprintf("exporting operation %s",
 								   DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(&export->id)))));
 		describe(export, kpg_exec_tupdesc(export->query));
+		if (request->whole_table)
+			kpg_export_plan_tables(export);
 	}
 	else
 		describe(export, kpg_exec_check(request->query));
@@ -97,7 +99,18 @@ kpg_export_query(KpgExport *export, KpgSink *sink)
 {
 	DestReceiver *dest = kpg_dest_create(export->format, sink, export->progress);
 
-	(void) kpg_exec_run(export->query, dest);
+	if (export->tables != NIL)
+		kpg_export_tables(export, dest);
+	else
+	{
+		(void) kpg_exec_run(export->query, dest);
+		kpg_export_finish(export, dest);
+	}
+}
+
+void
+kpg_export_finish(KpgExport *export, DestReceiver *dest)
+{
 	kpg_progress_phase(export->progress, KPG_PHASE_UPLOAD);
 	kpg_dest_finish(dest);
 }

@@ -30,6 +30,8 @@ typedef struct KpgExportRequest
 	const char *table_command;	/* another than follows from the query; of jobs */
 	const char *on_type_error;
 	const char *exactly_once;	/* "auto", "on", "off" */
+	bool		whole_table;	/* query is all rows of one relation */
+	int			processes;		/* that read it at most; 0: as PostgreSQL sees fit */
 } KpgExportRequest;
 
 /*
@@ -40,6 +42,15 @@ typedef struct KpgExportRequest
  * before the query is run.
  */
 extern void kpg_export_run(const KpgExportRequest *request, pg_uuid_t *id);
+
+/* PostgreSQL's own limit of parallel workers, and the session. */
+#define KPG_EXPORT_PROCESSES_MAX	1025
+
+/*
+ * The same for all rows of a relation, in mode "queued"; request has everything
+ * but query, mode and the last two.  processes: as there.
+ */
+extern void kpg_export_table(KpgExportRequest *request, Oid relation, int processes, pg_uuid_t *id);
 
 /*
  * Record in the current transaction that a job is to make the export, as the

@@ -8,11 +8,18 @@
  *	export_stream.c		streaming, and managed, which is queued instead if it must be
  *	export_direct.c		blobs that Kusto takes at once
  *	export_notice.c		what the client is told
+ *	export_table.c		tables that are read without a query
+ *	export_parallel.c	by several processes
+ *	export_share.c		what these tell each other
  */
 #ifndef KPG_EXPORT_INTERNAL_H
 #define KPG_EXPORT_INTERNAL_H
 
 #include "postgres.h"
+
+#include "access/tableam.h"
+#include "port/atomics.h"
+#include "utils/relcache.h"
 
 #include "dest.h"
 #include "exec.h"
@@ -54,6 +61,10 @@ typedef struct KpgExport
 	const char *database;
 	KpgRowFormat *format;
 	KcIngest   *ingest;			/* NULL: nothing goes by blobs so far */
+	List	   *tables;			/* KpgPlainTable to be read; NIL: the query is run */
+	int			workers;		/* parallel workers that may help with them */
+	pg_atomic_uint32 *ordinals; /* of blobs, when several processes make them: the last
+								 * one; NULL: the ingest counts */
 	KpgProgress *progress;
 	KpgExportEnd end;
 	uint64		rows;			/* these three when it has come to its end */
@@ -75,6 +86,9 @@ extern KcIngestProperties kpg_export_properties(const KpgExport *export);
 
 /* Run the query, and wait until the sink has all of its result. */
 extern void kpg_export_query(KpgExport *export, KpgSink *sink);
+
+/* The latter alone. */
+extern void kpg_export_finish(KpgExport *export, DestReceiver *dest);
 
 /* Record in the transaction what has become of it; sets the totals. */
 extern void kpg_export_stage(KpgExport *export);
@@ -108,6 +122,50 @@ extern KpgSink *kpg_export_ingest_sink(const KpgExport *export);
 extern void kpg_export_queued(KpgExport *export);
 extern void kpg_export_streamed(KpgExport *export);
 extern void kpg_export_direct(KpgExport *export);
+
+/* ---- export_table.c ---- */
+
+/* How a process reads tables. */
+typedef struct KpgTableReader
+{
+	DestReceiver *dest;
+	KpgOnTypeError policy;
+	int			ncolumns;
+	uint64	   *counts;			/* of kpg_format_give_counts(), added to */
+} KpgTableReader;
+
+/* After the query is planned: sets tables and workers. */
+extern void kpg_export_plan_tables(KpgExport *export);
+
+/* Read the tables, and wait until the sink has all rows. */
+extern void kpg_export_tables(KpgExport *export, DestReceiver *dest);
+
+/* All rows that the scan gives; ends it.  columns: attributes of the relation. */
+extern void kpg_export_scan(KpgTableReader *reader, Relation relation, TableScanDesc scan,
+							const AttrNumber *columns);
+
+/* ---- export_parallel.c ---- */
+
+/*
+ * The same as kpg_export_tables(), with workers, under the active snapshot.  The
+ * export's ingest has the blobs of all processes afterwards.
+ */
+extern void kpg_export_parallel(KpgExport *export, KpgTableReader *reader);
+
+/* ---- export_share.c ---- */
+
+/* Of an export, what a worker needs to make blobs of it. */
+extern char *kpg_export_pack(const KpgExport *export, Size *size);
+
+/*
+ * Its context, session and ingest are the process's own.  All else points into
+ * packed, which is aligned for anything.
+ */
+extern void kpg_export_unpack(KpgExport *export, KpgExportRequest *request, const char *packed);
+
+/* A blob as a message; and the other way round, pointing into it. */
+extern char *kpg_export_pack_blob(const KcIngestBlob *blob, Size *size);
+extern void kpg_export_unpack_blob(KcIngestBlob *blob, const char *packed, Size size);
 
 /* Tell the client what has become of it. */
 extern void kpg_export_notice(const KpgExport *export);

@@ -17,6 +17,13 @@ free_ingest(void *arg)
 	kc_ingest_free((KcIngest *) arg);
 }
 
+/* Asked when a blob is begun: from kc_ingest_put_chunk(), in this thread. */
+static int
+next_ordinal(void *arg)
+{
+	return (int) pg_atomic_add_fetch_u32(((const KpgExport *) arg)->ordinals, 1);
+}
+
 void
 kpg_export_start_ingest(KpgExport *export)
 {
@@ -29,7 +36,13 @@ kpg_export_start_ingest(KpgExport *export)
 	memcpy(options.operation_id.bytes, export->id.data, sizeof(export->id.data));
 	options.max_blob_size = (uint64_t) kpg_max_blob_size_kb * 1024;
 	options.level = kpg_compression_level;
+	options.threads = kpg_compression_threads;
 	options.properties = kpg_export_properties(export);
+	if (export->ordinals != NULL)
+	{
+		options.next_ordinal = next_ordinal;
+		options.ordinal_arg = export;
+	}
 	kpg_check(kc_ingest_create(kpg_alloc_create(export->context), export->session->client, &options,
 							   &export->ingest, &err), &err);
 	callback->func = free_ingest;

@@ -59,6 +59,9 @@ typedef struct Point
 static const Point points[] = {
 	/* A session, or a job, exports. */
 	{"blobs-uploaded", USUAL},			/* all blobs are in storage, no row tells of them */
+	{"scan-launched", USUAL},			/* parallel workers are registered to read a table as well */
+	{"scan-uploaded", ANY},				/* in a parallel worker: its blobs are in storage, its leader has not heard */
+	{"scan-collected", USUAL},			/* the leader knows of all blobs, the workers have ended */
 	{"rows-staged", ANY},				/* the rows are written */
 	{"ingested-at-once", ANY},			/* streaming or direct: it is in Kusto, no row tells of it */
 	{"before-commit", USUAL},			/* is about to make sure that a worker runs */

@@ -25,105 +25,11 @@ kpg_format_buf_check(const KcBuf *buf)
 				 errdetail("Failed while formatting a row for Kusto.")));
 }
 
-/* ---- writing one field ---- */
-
-static void
-write_misfit(KpgColumn *column, Datum value, KpgMisfit misfit, KcCsvWriter *w)
-{
-	KpgText		text;
-
-	kpg_format_misfit(column->formatter.format, misfit);
-	if (!column->as_string)
-	{
-		kc_csv_null(w);
-		return;
-	}
-	kpg_format_iso_text(&column->formatter, value, &text);
-	kc_csv_quoted(w, text.data, text.len);
-	kpg_format_text_free(&text);
-}
-
-static void
-write_fixed_bare(KpgColumn *column, Datum value, KcCsvWriter *w)
-{
-	char		buf[KPG_FIXED_MAX];
-	int			len;
-	KpgMisfit	misfit = column->formatter.fixed(&column->formatter, value, buf, &len);
-
-	if (likely(misfit == KPG_FITS))
-		kc_csv_plain(w, buf, len);
-	else
-		write_misfit(column, value, misfit, w);
-}
-
-/* Strings are quoted, whatever is in them. */
-static void
-write_fixed_quoted(KpgColumn *column, Datum value, KcCsvWriter *w)
-{
-	char		buf[KPG_FIXED_MAX];
-	int			len;
-	KpgMisfit	misfit = column->formatter.fixed(&column->formatter, value, buf, &len);
-
-	if (likely(misfit == KPG_FITS))
-		kc_csv_quoted(w, buf, len);
-	else
-		write_misfit(column, value, misfit, w);
-}
-
-static void
-write_text_bare(KpgColumn *column, Datum value, KcCsvWriter *w)
-{
-	KpgText		text;
-	KpgMisfit	misfit = column->formatter.text(&column->formatter, value, &text);
-
-	if (unlikely(misfit != KPG_FITS))
-	{
-		write_misfit(column, value, misfit, w);
-		return;
-	}
-	kc_csv_plain(w, text.data, text.len);
-	kpg_format_text_free(&text);
-}
-
 void
 kpg_format_check_record(KpgRowFormat *format, const KcCsvWriter *w)
 {
 	if (unlikely(w->out->len - w->row_start > KPG_RECORD_LIMIT))
 		kpg_format_record_too_big(format);
-}
-
-static void
-write_text_quoted(KpgColumn *column, Datum value, KcCsvWriter *w)
-{
-	KpgText		text;
-	KpgMisfit	misfit = column->formatter.text(&column->formatter, value, &text);
-
-	if (unlikely(misfit != KPG_FITS))
-	{
-		write_misfit(column, value, misfit, w);
-		return;
-	}
-	kc_csv_quoted(w, text.data, text.len);
-	kpg_format_text_free(&text);
-	kpg_format_check_record(column->formatter.format, w);
-}
-
-static void
-write_nest(KpgColumn *column, Datum value, KcCsvWriter *w)
-{
-	KpgFormatter *f = &column->formatter;
-	KcBuf	   *json = &f->format->json;
-
-	kc_buf_reset(json);
-	f->nest(f, value, json);
-	if (unlikely(json->failed == KC_ERR_LIMIT))
-	{
-		write_misfit(column, value, KPG_MISFIT_DYNAMIC_SIZE, w);
-		return;
-	}
-	kpg_format_buf_check(json);
-	kc_csv_quoted(w, json->data, json->len);
-	kpg_format_check_record(f->format, w);
 }
 
 /* ---- making a format ---- */
@@ -134,19 +40,6 @@ becomes_string(const KpgFormatter *f, KpgOnTypeError policy)
 	return policy == KPG_TYPE_ERROR_STRING && f->can_misfit;
 }
 
-static KpgWriteFn
-choose_write(const KpgColumn *column)
-{
-	const KpgFormatter *f = &column->formatter;
-	bool		quoted = strcmp(column->kusto_type, "string") == 0;
-
-	if (f->nest != NULL)
-		return write_nest;
-	if (f->fixed != NULL)
-		return quoted ? write_fixed_quoted : write_fixed_bare;
-	return quoted || f->shape == KPG_SHAPE_JSON ? write_text_quoted : write_text_bare;
-}
-
 static KpgRowFormat *
 make_format(KpgOnTypeError policy, int max_columns)
 {
@@ -155,17 +48,21 @@ make_format(KpgOnTypeError policy, int max_columns)
 	format->context = CurrentMemoryContext;
 	format->policy = policy;
 	format->alloc = kpg_alloc_create(CurrentMemoryContext);
-	kc_buf_init(&format->json, format->alloc, KPG_DYNAMIC_LIMIT);
+	kc_buf_init(&format->json, format->alloc, KPG_DYNAMIC_LIMIT + KPG_LIMIT_SLACK);
 	kc_buf_init(&format->base64, format->alloc, KC_BUF_UNLIMITED);
-	initStringInfo(&format->jsonb);
+	kc_buf_init(&format->jsonb, format->alloc, KC_BUF_UNLIMITED);
 	kpg_format_transcode_init(format);
 	format->columns = palloc0(Max(max_columns, 1) * sizeof(KpgColumn));
+	format->fields = palloc0(Max(max_columns, 1) * sizeof(KpgField));
+	/* With two quotes and a comma each; the first may have one in front. */
+	format->row_room = 1 + (size_t) max_columns * (KPG_SHORT_MAX + 3);
 	return format;
 }
 
 static void
 add_column(KpgRowFormat *format, Form_pg_attribute att)
 {
+	KpgField   *field = &format->fields[format->ncolumns];
 	KpgColumn  *column = &format->columns[format->ncolumns++];
 
 	kpg_format_resolve(&column->formatter, format, att->atttypid);
@@ -173,7 +70,10 @@ add_column(KpgRowFormat *format, Form_pg_attribute att)
 	column->name = pstrdup(NameStr(att->attname));
 	column->as_string = becomes_string(&column->formatter, format->policy);
 	column->kusto_type = column->as_string ? "string" : column->formatter.kusto_type;
-	column->write = choose_write(column);
+	column->write = kpg_format_choose_write(column);
+	field->write = column->write;
+	field->column = column;
+	field->index = column->index;
 	format->natts = Max(format->natts, att->attnum);
 }
 
@@ -212,6 +112,12 @@ kpg_format_create_for(TupleDesc desc, const AttrNumber *columns, int ncolumns, K
 	return format;
 }
 
+void
+kpg_format_of_table(KpgRowFormat *format, const char *name)
+{
+	format->table = MemoryContextStrdup(format->context, name);
+}
+
 const char *
 kpg_format_kusto_type(Oid type, int32 typmod, KpgOnTypeError policy)
 {
@@ -229,27 +135,58 @@ add_error_context(void *arg)
 	const KpgRowFormat *format = arg;
 	const char *column = kpg_format_column(format);
 
-	if (column != NULL)
+	if (column != NULL && format->table != NULL)
+		errcontext("column \"%s\" in %s", column, kpg_format_row_name(format));
+	else if (column != NULL)
 		errcontext("column \"%s\" in row " UINT64_FORMAT " of the query's result", column, format->rownum);
 }
 
 void
 kpg_format_fields(KpgRowFormat *format, TupleTableSlot *slot, KcCsvWriter *w)
 {
-	slot_getsomeattrs(slot, format->natts);
-	for (int i = 0; i < format->ncolumns; i++)
-	{
-		KpgColumn  *column = &format->columns[i];
+	KcBuf	   *out = w->out;
+	const Datum *values = slot->tts_values;
+	const bool *nulls = slot->tts_isnull;
+	size_t		start = out->len + (w->nfields > 0 ? 1 : 0);
+	char	   *p;
 
-		if (column->write == NULL || slot->tts_isnull[column->index])
-		{
-			kc_csv_null(w);
-			continue;
-		}
-		format->column = column;
-		column->write(column, slot->tts_values[column->index], w);
+	if (unlikely(format->ncolumns == 0))
+		return;
+	slot_getsomeattrs(slot, format->natts);
+	if (unlikely(out->cap - out->len <= format->row_room))
+	{
+		(void) kc_buf_reserve(out, format->row_room);
+		kpg_format_buf_check(out);
 	}
-	kpg_format_unpin(format);
+	format->out = out;
+	format->row_start_offset = w->row_start;
+	kpg_format_set_limit(format);
+
+	p = out->data + out->len;
+	if (w->nfields > 0)
+		*p++ = ',';
+	for (const KpgField *field = format->fields, *end = field + format->ncolumns; field < end; field++)
+	{
+		if (field->write != NULL && !nulls[field->index])
+		{
+			char	   *next;
+
+			format->column = field->column;
+			next = field->write(&field->column->formatter, values[field->index], p);
+			if (unlikely(next == NULL))
+				next = kpg_format_write_otherwise(field->column, values[field->index], p);
+			p = next;
+		}
+		*p++ = ',';
+	}
+	p--;						/* none behind the last */
+	*p = '\0';
+	out->len = (size_t) (p - out->data);
+	w->nfields += format->ncolumns;
+	w->only_null = w->nfields == 1 && out->len == start;
+
+	if (unlikely(format->pinned != 0))
+		kpg_format_unpin(format);
 	format->column = NULL;
 }
 
@@ -265,6 +202,7 @@ kpg_format_row(KpgRowFormat *format, TupleTableSlot *slot, uint64 rownum, KcCsvW
 	ErrorContextCallback context;
 
 	format->rownum = rownum;
+	format->slot = slot;
 	context.callback = add_error_context;
 	context.arg = format;
 	context.previous = error_context_stack;

@@ -54,6 +54,12 @@ extern KpgRowFormat *kpg_format_create_for(TupleDesc desc, const AttrNumber *col
 										   KpgOnTypeError policy);
 
 /*
+ * Its rows come from a table and not from a query: errors tell of each by its
+ * ctid.  name is copied.
+ */
+extern void kpg_format_of_table(KpgRowFormat *format, const char *name);
+
+/*
  * The fields alone, for a row that has others before them.  The caller has
  * begun the row and will end it.
  */
@@ -79,5 +85,19 @@ extern const char *kpg_format_kusto_type(Oid type, int32 typmod, KpgOnTypeError 
  * {"column": {"infinity": 2}, ...}; NULL when there were none.
  */
 extern char *kpg_format_type_errors(const KpgRowFormat *format);
+
+/*
+ * The counts behind it, so that those of several formats with the same columns
+ * can be added up.  kpg_format_ncounts(): how many there are.
+ */
+extern int	kpg_format_ncounts(int ncolumns);
+extern void kpg_format_give_counts(const KpgRowFormat *format, uint64 *counts);
+extern void kpg_format_take_counts(KpgRowFormat *format, const uint64 *counts);
+
+/*
+ * May values of a type be written in a parallel worker?  Not with an output
+ * function, or a cast to json, that is not PARALLEL SAFE.
+ */
+extern bool kpg_format_parallel_safe(Oid type);
 
 #endif							/* KPG_FORMAT_H */

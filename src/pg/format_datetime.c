@@ -17,6 +17,7 @@
 #include "utils/datetime.h"
 #include "utils/timestamp.h"
 
+#include "format_digits.h"
 #include "format_internal.h"
 
 /* 0001-01-01 and 10000-01-01, in days since 2000-01-01 */
@@ -25,16 +26,41 @@
 
 #define TICKS_PER_USEC	10
 
+/* The same days, counted from the 1st of March of the year 0. */
+#define MARCH_OF_YEAR_0	(FIRST_DAY - 306)
+
+#define DAYS_PER_400_YEARS	146097
+
+/*
+ * A year that begins in March has its leap day at the end, and months whose
+ * lengths follow a line.  (C. Neri, L. Schneider, "Euclidean affine functions and
+ * their application to calendar algorithms", 2022, from where the constants are.)
+ */
 static char *
 put_date(char *p, DateADT day)
 {
-	int			year;
-	int			month;
-	int			mday;
+	uint32		n = 4 * (uint32) (day - MARCH_OF_YEAR_0) + 3;
+	uint32		century = n / DAYS_PER_400_YEARS;
+	uint32		day_of_century = n % DAYS_PER_400_YEARS / 4;
+	uint64		product = UINT64CONST(2939745) * (4 * day_of_century + 3);
+	uint32		year = (uint32) (product >> 32);	/* of the century */
+	uint32		day_of_year = (uint32) product / 2939745 / 4;
+	uint32		line = 2141 * day_of_year + 197913;
+	uint32		month = line >> 16;
+	uint32		mday = (line & 0xFFFF) / 2141 + 1;
 
-	j2date(day + POSTGRES_EPOCH_JDATE, &year, &month, &mday);
-	p = kpg_format_put2(p, year / 100);
-	p = kpg_format_put2(p, year % 100);
+	if (day_of_year >= 306)		/* January or February */
+	{
+		month -= 12;
+		year++;
+		if (year == 100)
+		{
+			year = 0;
+			century++;
+		}
+	}
+	p = kpg_format_put2(p, century);
+	p = kpg_format_put2(p, year);
 	*p++ = '-';
 	p = kpg_format_put2(p, month);
 	*p++ = '-';
@@ -43,10 +69,10 @@ put_date(char *p, DateADT day)
 
 /* hh:mm:ss, and a fraction when there is one; hours at most two digits. */
 static char *
-put_time(char *p, int64 usecs)
+put_time(char *p, uint64 usecs)
 {
-	int			seconds = (int) (usecs / USECS_PER_SEC);
-	int			fraction = (int) (usecs % USECS_PER_SEC);
+	uint32		seconds = (uint32) (usecs / USECS_PER_SEC);
+	uint32		fraction = (uint32) (usecs % USECS_PER_SEC);
 
 	p = kpg_format_put2(p, seconds / SECS_PER_HOUR);
 	*p++ = ':';
@@ -57,8 +83,7 @@ put_time(char *p, int64 usecs)
 	{
 		*p++ = '.';
 		p = kpg_format_put2(p, fraction / 10000);
-		p = kpg_format_put2(p, fraction / 100 % 100);
-		p = kpg_format_put2(p, fraction % 100);
+		p = kpg_format_put4(p, fraction % 10000);
 	}
 	return p;
 }
@@ -66,95 +91,81 @@ put_time(char *p, int64 usecs)
 static char *
 put_timespan(char *p, bool negative, uint64 usecs)
 {
-	uint64		ndays = usecs / USECS_PER_DAY;
+	uint64		ndays = usecs / (uint64) USECS_PER_DAY;
 
 	if (negative)
 		*p++ = '-';
 	if (ndays != 0)
 	{
-		p += pg_ulltoa_n(ndays, p);
+		p = kpg_format_put_uint64(p, ndays);
 		*p++ = '.';
 	}
-	return put_time(p, (int64) (usecs % USECS_PER_DAY));
+	return put_time(p, usecs % (uint64) USECS_PER_DAY);
 }
 
-KpgMisfit
-kpg_format_date(const KpgFormatter *f, Datum value, char *buf, int *len)
+/* A finite one within Kusto's years. */
+static inline char *
+put_timestamp(char *p, Timestamp timestamp)
+{
+	uint64		usecs = (uint64) (timestamp - FIRST_DAY * USECS_PER_DAY);
+
+	p = put_date(p, (DateADT) (usecs / (uint64) USECS_PER_DAY) + FIRST_DAY);
+	*p++ = 'T';
+	p = put_time(p, usecs % (uint64) USECS_PER_DAY);
+	*p++ = 'Z';
+	return p;
+}
+
+char *
+kpg_format_date(KpgFormatter *f, Datum value, char *p)
 {
 	DateADT		day = DatumGetDateADT(value);
 
-	if (DATE_NOT_FINITE(day))
-		return KPG_MISFIT_INFINITY;
-	if (day < FIRST_DAY)
-		return KPG_MISFIT_BEFORE_YEAR_1;
-	if (day >= END_DAY)
-		return KPG_MISFIT_AFTER_YEAR_9999;
-
-	*len = put_date(buf, day) - buf;
-	return KPG_FITS;
+	if (unlikely(day < FIRST_DAY || day >= END_DAY))
+		return kpg_format_no(f, DATE_NOT_FINITE(day) ? KPG_MISFIT_INFINITY :
+							 day < FIRST_DAY ? KPG_MISFIT_BEFORE_YEAR_1 : KPG_MISFIT_AFTER_YEAR_9999);
+	return put_date(p, day);
 }
 
 /* timestamp and timestamptz: both count microseconds, of UTC or as if. */
-KpgMisfit
-kpg_format_timestamp(const KpgFormatter *f, Datum value, char *buf, int *len)
+char *
+kpg_format_timestamp(KpgFormatter *f, Datum value, char *p)
 {
 	Timestamp	timestamp = DatumGetTimestamp(value);
-	int64		day;
-	int64		usecs;
-	char	   *p;
 
-	if (TIMESTAMP_NOT_FINITE(timestamp))
-		return KPG_MISFIT_INFINITY;
-	if (timestamp < FIRST_DAY * USECS_PER_DAY)
-		return KPG_MISFIT_BEFORE_YEAR_1;
-	if (timestamp >= END_DAY * USECS_PER_DAY)
-		return KPG_MISFIT_AFTER_YEAR_9999;
-
-	day = timestamp / USECS_PER_DAY;
-	usecs = timestamp % USECS_PER_DAY;
-	if (usecs < 0)
-	{
-		day--;
-		usecs += USECS_PER_DAY;
-	}
-	p = put_date(buf, (DateADT) day);
-	*p++ = 'T';
-	p = put_time(p, usecs);
-	*p++ = 'Z';
-	*len = p - buf;
-	return KPG_FITS;
+	if (unlikely(timestamp < FIRST_DAY * USECS_PER_DAY || timestamp >= END_DAY * USECS_PER_DAY))
+		return kpg_format_no(f, TIMESTAMP_NOT_FINITE(timestamp) ? KPG_MISFIT_INFINITY :
+							 timestamp < 0 ? KPG_MISFIT_BEFORE_YEAR_1 : KPG_MISFIT_AFTER_YEAR_9999);
+	return put_timestamp(p, timestamp);
 }
 
 int
 kpg_format_datetime(TimestampTz time, char *buf)
 {
-	int			len = 0;
-	KpgMisfit	misfit PG_USED_FOR_ASSERTS_ONLY =
-		kpg_format_timestamp(NULL, TimestampTzGetDatum(time), buf, &len);
+	int			len = (int) (put_timestamp(buf, time) - buf);
 
-	Assert(misfit == KPG_FITS && len <= KPG_DATETIME_MAX);
+	Assert(len <= KPG_DATETIME_MAX);
 	return len;
 }
 
 /* 24:00:00, which PostgreSQL allows, is a day. */
-KpgMisfit
-kpg_format_time(const KpgFormatter *f, Datum value, char *buf, int *len)
+char *
+kpg_format_time(KpgFormatter *f, Datum value, char *p)
 {
-	*len = put_timespan(buf, false, (uint64) DatumGetTimeADT(value)) - buf;
-	return KPG_FITS;
+	return put_timespan(p, false, (uint64) DatumGetTimeADT(value));
 }
 
 /*
  * Kusto has no type for it.  A timespan would lose the offset, so it is a
  * string, in PostgreSQL's ISO form.
  */
-KpgMisfit
-kpg_format_timetz(const KpgFormatter *f, Datum value, char *buf, int *len)
+char *
+kpg_format_timetz(KpgFormatter *f, Datum value, char *p)
 {
 	TimeTzADT  *timetz = DatumGetTimeTzADTP(value);
 	int			offset = abs(timetz->zone);
-	char	   *p = put_time(buf, timetz->time);
 
+	p = put_time(p, (uint64) timetz->time);
 	*p++ = timetz->zone <= 0 ? '+' : '-';	/* zone counts to the west */
 	p = kpg_format_put2(p, offset / SECS_PER_HOUR);
 	if (offset % SECS_PER_HOUR != 0)
@@ -167,27 +178,25 @@ kpg_format_timetz(const KpgFormatter *f, Datum value, char *buf, int *len)
 		*p++ = ':';
 		p = kpg_format_put2(p, offset % SECS_PER_MINUTE);
 	}
-	*len = p - buf;
-	return KPG_FITS;
+	return p;
 }
 
 /* A day is 24 hours here; how long a month is, nobody can say. */
-KpgMisfit
-kpg_format_interval(const KpgFormatter *f, Datum value, char *buf, int *len)
+char *
+kpg_format_interval(KpgFormatter *f, Datum value, char *p)
 {
 	Interval   *interval = DatumGetIntervalP(value);
 	int64		usecs;
 	int64		ticks;
 
 	if (kpg_compat_interval_not_finite(interval))
-		return KPG_MISFIT_INFINITY;
+		return kpg_format_no(f, KPG_MISFIT_INFINITY);
 	if (interval->month != 0)
-		return KPG_MISFIT_MONTHS;
+		return kpg_format_no(f, KPG_MISFIT_MONTHS);
 	if (__builtin_mul_overflow((int64) interval->day, USECS_PER_DAY, &usecs) ||
 		__builtin_add_overflow(usecs, interval->time, &usecs) ||
 		__builtin_mul_overflow(usecs, (int64) TICKS_PER_USEC, &ticks))
-		return KPG_MISFIT_RANGE;
+		return kpg_format_no(f, KPG_MISFIT_RANGE);
 
-	*len = put_timespan(buf, usecs < 0, usecs < 0 ? -(uint64) usecs : (uint64) usecs) - buf;
-	return KPG_FITS;
+	return put_timespan(p, usecs < 0, usecs < 0 ? -(uint64) usecs : (uint64) usecs);
 }

@@ -47,7 +47,8 @@ typedef enum KpgMisfit
 	KPG_MISFIT_STRING_SIZE,
 	KPG_MISFIT_DYNAMIC_SIZE,
 	KPG_MISFIT_ENCODING,
-	KPG_MISFIT_COUNT
+	KPG_MISFIT_COUNT,
+	KPG_LONG = KPG_MISFIT_COUNT	/* it fits, but its text is over KPG_SHORT_MAX */
 } KpgMisfit;
 
 /* How a formatter's text stands in a CSV field, and in JSON. */
@@ -73,15 +74,26 @@ typedef struct KpgText
 
 typedef struct KpgFormatter KpgFormatter;
 
-/* Room that a KpgFixedFn may need. */
-#define KPG_FIXED_MAX	64
+/*
+ * Writes a value at p, for which there is room for KPG_SHORT_MAX bytes, and
+ * gives the place behind; NULL when it has not, and f->misfit says why.  It
+ * allocates nothing and does not raise.
+ */
+typedef char *(*KpgPutFn) (KpgFormatter *f, Datum value, char *p);
 
-/* One of these three is set.  A misfit leaves the result undefined. */
-typedef KpgMisfit (*KpgFixedFn) (const KpgFormatter *f, Datum value, char *buf, int *len);
+#define KPG_SHORT_MAX	64
+
+/* Gives the text of any length.  A misfit leaves it undefined. */
 typedef KpgMisfit (*KpgTextFn) (KpgFormatter *f, Datum value, KpgText *text);
 
 /* Containers append their JSON; misfits of elements are dealt with inside. */
 typedef void (*KpgNestFn) (KpgFormatter *f, Datum value, KcBuf *out);
+
+/*
+ * Writes a column's whole field, quotes included, at p in the buffer of the
+ * row, and makes room for it; see kpg_format_room().  As KpgPutFn otherwise.
+ */
+typedef char *(*KpgFieldFn) (KpgFormatter *f, Datum value, char *p);
 
 /* Settings that an output function may look at; see format_output.c. */
 typedef enum KpgPins
@@ -106,15 +118,19 @@ struct KpgFormatter
 	const char *kusto_type;
 	bool		can_misfit;		/* has values of the type's own that kusto_type
 								 * cannot hold */
-	KpgFixedFn	fixed;
-	KpgTextFn	text;
+
+	/* At least one of the first three. */
+	KpgPutFn	put;			/* short text */
+	KpgTextFn	text;			/* any text, or with put what is too long for it */
 	KpgNestFn	nest;
+	KpgFieldFn	field;			/* straight from the value, where the server's
+								 * encoding is UTF-8; or NULL */
+	KpgMisfit	misfit;			/* why put or field gave NULL */
 
 	int			pins;			/* for call */
 	FmgrInfo	call;			/* cast to json; else output function, looked up
 								 * when first needed */
 	int			scale;			/* money: digits behind the point */
-	char		scratch[96];	/* a numeric's text, when it fits */
 
 	KpgElement *element;		/* arrays, ranges, multiranges */
 	KpgRecord  *record;			/* composites */
@@ -123,18 +139,24 @@ struct KpgFormatter
 
 typedef struct KpgColumn KpgColumn;
 
-typedef void (*KpgWriteFn) (KpgColumn *column, Datum value, KcCsvWriter *w);
-
 struct KpgColumn
 {
-	KpgFormatter formatter;
-	KpgWriteFn	write;			/* NULL: the field is always empty */
+	KpgFormatter formatter;		/* first */
+	KpgFieldFn	write;			/* NULL: the field is always empty */
 	int			index;			/* in the slot, from 0 */
 	char	   *name;			/* server encoding */
 	const char *kusto_type;		/* under the policy */
 	bool		as_string;		/* the 'string' policy made it a string */
 	uint64		misfits[KPG_MISFIT_COUNT];
 };
+
+/* What a row needs of a column, close together. */
+typedef struct KpgField
+{
+	KpgFieldFn	write;
+	KpgColumn  *column;
+	int			index;
+} KpgField;
 
 /* Server encoding to UTF-8. */
 typedef enum KpgTranscode
@@ -153,13 +175,23 @@ struct KpgRowFormat
 
 	int			ncolumns;
 	KpgColumn  *columns;
+	KpgField   *fields;			/* of the same columns */
 	int			natts;			/* attributes of a slot that are read */
 	KpgColumn  *object;			/* stands for all of them as one JSON object; NULL
 								 * until needed */
 	KcSlice    *keys;			/* in that object, by column */
 
+	/* the buffer under work; see kpg_format_room() */
+	KcBuf	   *out;
+	char	   *limit;
+	const char *row_start;
+	size_t		row_start_offset;	/* in out */
+	size_t		row_room;
+
 	/* the row under work */
 	uint64		rownum;			/* 0: it is no query's */
+	char	   *table;			/* that the row is of; NULL: it is a query's */
+	const TupleTableSlot *slot;
 	KpgColumn  *column;
 	bool		reported;		/* an error that names column and row is on its way */
 	int			pinned;			/* settings pinned for the rest of the row */
@@ -167,34 +199,36 @@ struct KpgRowFormat
 
 	const KcAlloc *alloc;
 	KcBuf		json;			/* the dynamic value under work */
-	KcBuf		base64;			/* the bytea under work */
-	StringInfoData jsonb;		/* the jsonb under work, server encoding */
+	KcBuf		base64;			/* the bytea under work, inside a container */
+	KcBuf		jsonb;			/* the jsonb under work, server encoding, where it
+								 * cannot go straight into its field */
 };
 
 /* format_resolve.c */
 extern void kpg_format_resolve(KpgFormatter *f, KpgRowFormat *format, Oid type);
 
 /* format_scalar.c, format_datetime.c */
-extern KpgMisfit kpg_format_bool(const KpgFormatter *f, Datum value, char *buf, int *len);
-extern KpgMisfit kpg_format_int2(const KpgFormatter *f, Datum value, char *buf, int *len);
-extern KpgMisfit kpg_format_int4(const KpgFormatter *f, Datum value, char *buf, int *len);
-extern KpgMisfit kpg_format_int8(const KpgFormatter *f, Datum value, char *buf, int *len);
-extern KpgMisfit kpg_format_uint4(const KpgFormatter *f, Datum value, char *buf, int *len);
-extern KpgMisfit kpg_format_xid8(const KpgFormatter *f, Datum value, char *buf, int *len);
-extern KpgMisfit kpg_format_float4(const KpgFormatter *f, Datum value, char *buf, int *len);
-extern KpgMisfit kpg_format_float8(const KpgFormatter *f, Datum value, char *buf, int *len);
-extern KpgMisfit kpg_format_money(const KpgFormatter *f, Datum value, char *buf, int *len);
-extern KpgMisfit kpg_format_uuid(const KpgFormatter *f, Datum value, char *buf, int *len);
+extern char *kpg_format_bool(KpgFormatter *f, Datum value, char *p);
+extern char *kpg_format_int2(KpgFormatter *f, Datum value, char *p);
+extern char *kpg_format_int4(KpgFormatter *f, Datum value, char *p);
+extern char *kpg_format_int8(KpgFormatter *f, Datum value, char *p);
+extern char *kpg_format_uint4(KpgFormatter *f, Datum value, char *p);
+extern char *kpg_format_xid8(KpgFormatter *f, Datum value, char *p);
+extern char *kpg_format_float4(KpgFormatter *f, Datum value, char *p);
+extern char *kpg_format_float8(KpgFormatter *f, Datum value, char *p);
+extern char *kpg_format_money(KpgFormatter *f, Datum value, char *p);
+extern char *kpg_format_uuid(KpgFormatter *f, Datum value, char *p);
 extern int	kpg_format_money_scale(void);
 
-extern KpgMisfit kpg_format_date(const KpgFormatter *f, Datum value, char *buf, int *len);
-extern KpgMisfit kpg_format_timestamp(const KpgFormatter *f, Datum value, char *buf, int *len);
-extern KpgMisfit kpg_format_time(const KpgFormatter *f, Datum value, char *buf, int *len);
-extern KpgMisfit kpg_format_timetz(const KpgFormatter *f, Datum value, char *buf, int *len);
-extern KpgMisfit kpg_format_interval(const KpgFormatter *f, Datum value, char *buf, int *len);
+extern char *kpg_format_date(KpgFormatter *f, Datum value, char *p);
+extern char *kpg_format_timestamp(KpgFormatter *f, Datum value, char *p);
+extern char *kpg_format_time(KpgFormatter *f, Datum value, char *p);
+extern char *kpg_format_timetz(KpgFormatter *f, Datum value, char *p);
+extern char *kpg_format_interval(KpgFormatter *f, Datum value, char *p);
 
 /* format_numeric.c */
-extern KpgMisfit kpg_format_numeric(KpgFormatter *f, Datum value, KpgText *text);
+extern char *kpg_format_numeric(KpgFormatter *f, Datum value, char *p);
+extern KpgMisfit kpg_format_numeric_text(KpgFormatter *f, Datum value, KpgText *text);
 
 /* format_text.c */
 extern void kpg_format_transcode_init(KpgRowFormat *format);
@@ -202,7 +236,12 @@ extern KpgMisfit kpg_format_utf8(KpgRowFormat *format, KpgText *text, KpgShape s
 extern KpgMisfit kpg_format_varlena(KpgFormatter *f, Datum value, KpgText *text);
 extern KpgMisfit kpg_format_name(KpgFormatter *f, Datum value, KpgText *text);
 extern KpgMisfit kpg_format_bytea(KpgFormatter *f, Datum value, KpgText *text);
+extern char *kpg_format_varlena_field(KpgFormatter *f, Datum value, char *p);
+extern char *kpg_format_bytea_field(KpgFormatter *f, Datum value, char *p);
+
+/* format_jsonb.c */
 extern KpgMisfit kpg_format_jsonb(KpgFormatter *f, Datum value, KpgText *text);
+extern char *kpg_format_jsonb_field(KpgFormatter *f, Datum value, char *p);
 
 /* format_output.c */
 extern KpgMisfit kpg_format_output(KpgFormatter *f, Datum value, KpgText *text);
@@ -222,9 +261,76 @@ extern void kpg_format_json_value(KpgFormatter *f, Datum value, bool isnull, KcB
 extern void kpg_format_misfit(KpgRowFormat *format, KpgMisfit misfit);
 extern void kpg_format_record_too_big(KpgRowFormat *format);
 
+extern const char *kpg_format_row_name(const KpgRowFormat *format);
+
 /* format.c */
 extern void kpg_format_buf_check(const KcBuf *buf);
 extern void kpg_format_check_record(KpgRowFormat *format, const KcCsvWriter *w);
+
+/* format_field.c */
+extern KpgFieldFn kpg_format_choose_write(const KpgColumn *column);
+extern char *kpg_format_write_otherwise(KpgColumn *column, Datum value, char *p);
+extern char *kpg_format_write_misfit(KpgColumn *column, Datum value, char *p, KpgMisfit misfit);
+extern char *kpg_format_write_text(KpgFormatter *f, Datum value, char *p);
+extern char *kpg_format_more_room(KpgRowFormat *format, char *p, size_t need);
+
+/*
+ * Fields go straight into the buffer of the row, and p is where the next byte
+ * goes; the buffer itself learns of them when the row's fields are all there.
+ * limit leaves row_room behind it, which is enough for a row of short fields, so
+ * that these need not ask.  All others do, and the buffer may move then.
+ */
+static inline void
+kpg_format_set_limit(KpgRowFormat *format)
+{
+	KcBuf	   *out = format->out;
+
+	format->limit = out->data + (out->cap - 1 - format->row_room);
+	format->row_start = out->data + format->row_start_offset;
+}
+
+static inline char *
+kpg_format_room(KpgRowFormat *format, char *p, size_t need)
+{
+	if (unlikely((ptrdiff_t) need > format->limit - p))
+		return kpg_format_more_room(format, p, need);
+	return p;
+}
+
+/* After each field that is not short: up to here the row is not too long. */
+static inline void
+kpg_format_check_row(KpgRowFormat *format, const char *p)
+{
+	if (unlikely((size_t) (p - format->row_start) > KPG_RECORD_LIMIT))
+		kpg_format_record_too_big(format);
+}
+
+/* Text is written in pieces of this size, for which room is made. */
+#define KPG_PIECE	((size_t) 4096)
+
+/* Beyond a limit, so that room can be made generously up to it. */
+#define KPG_LIMIT_SLACK	(KPG_PIECE * KC_CSV_JSON_GROWTH + KPG_SHORT_MAX)
+
+/* Is the JSON in this buffer too much for a dynamic?  Raises without memory. */
+static inline bool
+kpg_format_json_too_big(const KcBuf *json)
+{
+	if (json->failed == KC_ERR_LIMIT || json->len > KPG_DYNAMIC_LIMIT)
+		return true;
+	kpg_format_buf_check(json);
+	return false;
+}
+
+/* The stored value, decompressed and fetched if it must be; may be unaligned. */
+static inline struct varlena *
+kpg_format_packed(Datum value)
+{
+	struct varlena *stored = (struct varlena *) DatumGetPointer(value);
+
+	if (unlikely(VARATT_IS_COMPRESSED(stored) || VARATT_IS_EXTERNAL(stored)))
+		return pg_detoast_datum_packed(stored);
+	return stored;
+}
 
 static inline void
 kpg_format_text_free(KpgText *text)
@@ -233,13 +339,12 @@ kpg_format_text_free(KpgText *text)
 		pfree(text->owned);
 }
 
-/* Two decimal digits, with the leading zero. */
+/* What a KpgPutFn returns for a value that it does not write. */
 static inline char *
-kpg_format_put2(char *p, int value)
+kpg_format_no(KpgFormatter *f, KpgMisfit misfit)
 {
-	p[0] = (char) ('0' + value / 10);
-	p[1] = (char) ('0' + value % 10);
-	return p + 2;
+	f->misfit = misfit;
+	return NULL;
 }
 
 #endif							/* KPG_FORMAT_INTERNAL_H */

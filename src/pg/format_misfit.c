@@ -88,6 +88,18 @@ kpg_format_policy(const char *word)
 			 errhint("Valid values are \"error\", \"null\" and \"string\".")));
 }
 
+/* "row 7", or "row (3,7) of table "t"". */
+const char *
+kpg_format_row_name(const KpgRowFormat *format)
+{
+	const ItemPointerData *tid = &format->slot->tts_tid;
+
+	if (format->table == NULL)
+		return psprintf("row " UINT64_FORMAT, format->rownum);
+	return psprintf("row (%u,%u) of table \"%s\"", ItemPointerGetBlockNumberNoCheck(tid),
+					ItemPointerGetOffsetNumberNoCheck(tid), format->table);
+}
+
 static const char *
 misfit_hint(const KpgRowFormat *format, const MisfitText *text)
 {
@@ -95,6 +107,13 @@ misfit_hint(const KpgRowFormat *format, const MisfitText *text)
 		return text->never_string ?
 			"Capture the table with on_type_error => 'null' to send an empty field instead." :
 			"Capture the table with on_type_error => 'null' to send an empty field instead, "
+			"or 'string' to send it as text.";
+	if (format->table != NULL)
+		return text->never_string ?
+			"Export a query with kusto_ingest() that shortens the value, "
+			"or pass on_type_error => 'null' to send an empty field instead." :
+			"Export a query with kusto_ingest() that converts or filters the value, "
+			"or pass on_type_error => 'null' to send an empty field instead, "
 			"or 'string' to send it as text.";
 	return text->never_string ?
 		"Shorten the value in the query, "
@@ -116,8 +135,8 @@ raise_misfit(KpgRowFormat *format, const MisfitText *text)
 	ereport(ERROR,
 			(errcode(text->sqlstate),
 			 format->rownum > 0
-			 ? errmsg("value of column \"%s\" in row " UINT64_FORMAT " cannot be held by Kusto type %s",
-					  format->column->name, format->rownum, format->column->kusto_type)
+			 ? errmsg("value of column \"%s\" in %s cannot be held by Kusto type %s",
+					  format->column->name, kpg_format_row_name(format), format->column->kusto_type)
 			 : errmsg("value of column \"%s\" cannot be held by Kusto type %s",
 					  format->column->name, format->column->kusto_type),
 			 errdetail_internal("%s", detail),
@@ -147,10 +166,12 @@ kpg_format_record_too_big(KpgRowFormat *format)
 	ereport(ERROR,
 			(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 			 format->rownum > 0
-			 ? errmsg("row " UINT64_FORMAT " is too large for Kusto", format->rownum)
+			 ? errmsg("%s is too large for Kusto", kpg_format_row_name(format))
 			 : errmsg("row change is too large for Kusto"),
 			 errdetail("Up to and with column \"%s\" it takes more than 64 MB of CSV.", format->column->name),
-			 format->rownum > 0
+			 format->table != NULL
+			 ? errhint("Export a query with kusto_ingest() that leaves columns out, or shortens their values.")
+			 : format->rownum > 0
 			 ? errhint("Leave columns out, or shorten their values in the query.")
 			 : errhint("Leave columns out, by capturing the table with columns => ....")));
 }
@@ -212,4 +233,32 @@ kpg_format_type_errors(const KpgRowFormat *format)
 	}
 	appendStringInfoChar(&out, '}');
 	return out.data;
+}
+
+/* ---- counts ---- */
+
+int
+kpg_format_ncounts(int ncolumns)
+{
+	return ncolumns * KPG_MISFIT_COUNT;
+}
+
+void
+kpg_format_give_counts(const KpgRowFormat *format, uint64 *counts)
+{
+	for (int i = 0; i < format->ncolumns; i++)
+	{
+		for (int m = 0; m < KPG_MISFIT_COUNT; m++)
+			counts[i * KPG_MISFIT_COUNT + m] += format->columns[i].misfits[m];
+	}
+}
+
+void
+kpg_format_take_counts(KpgRowFormat *format, const uint64 *counts)
+{
+	for (int i = 0; i < format->ncolumns; i++)
+	{
+		for (int m = 0; m < KPG_MISFIT_COUNT; m++)
+			format->columns[i].misfits[m] += counts[i * KPG_MISFIT_COUNT + m];
+	}
 }

@@ -14,6 +14,7 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "access/tupmacs.h"
 #include "catalog/pg_type.h"
 #include "utils/array.h"
 #include "utils/lsyscache.h"
@@ -29,27 +30,47 @@ struct KpgElement
 {
 	MemoryContext context;
 	Oid			type;
-	ArrayMetaState meta;
+	int16		typlen;
+	bool		typbyval;
+	char		typalign;
 	KpgFormatter formatter;
 };
 
-typedef struct KpgField
+typedef struct KpgMember
 {
 	KcSlice		key;			/* see kpg_format_json_key(); data NULL: dropped */
 	KpgFormatter formatter;
-} KpgField;
+} KpgMember;
 
 struct KpgRecord
 {
 	MemoryContext context;
 	uint64		identifier;		/* see assign_record_type_identifier() */
 	TupleDesc	desc;
-	KpgField   *fields;
+	KpgMember   *fields;
 	Datum	   *values;
 	bool	   *nulls;
 };
 
 /* ---- any value inside a container ---- */
+
+static void
+put_string(KcBuf *out, const char *data, size_t len)
+{
+	kc_buf_char(out, '"');
+	while (len > 0)
+	{
+		size_t		piece = Min(len, KPG_PIECE);
+
+		if (!kc_buf_reserve(out, piece * KC_CSV_JSON_GROWTH))
+			return;
+		out->len = (size_t) (kc_csv_put_json(out->data + out->len, data, piece, false) - out->data);
+		out->data[out->len] = '\0';
+		data += piece;
+		len -= piece;
+	}
+	kc_buf_char(out, '"');
+}
 
 static void
 put_misfit(KpgFormatter *f, Datum value, KpgMisfit misfit, KcBuf *out)
@@ -69,27 +90,36 @@ put_misfit(KpgFormatter *f, Datum value, KpgMisfit misfit, KcBuf *out)
 		return;
 	}
 	kpg_format_iso_text(f, value, &text);
-	kc_json_string(out, kc_slice_n(text.data, text.len));
+	put_string(out, text.data, text.len);
 	kpg_format_text_free(&text);
 }
 
-static void
-put_fixed(KpgFormatter *f, Datum value, KcBuf *out)
-{
-	char		buf[KPG_FIXED_MAX];
-	int			len;
-	KpgMisfit	misfit = f->fixed(f, value, buf, &len);
+static void put_text(KpgFormatter *f, Datum value, KcBuf *out);
 
-	if (unlikely(misfit != KPG_FITS))
-		put_misfit(f, value, misfit, out);
-	else if (f->shape == KPG_SHAPE_NUMBER)
-		kc_buf_append(out, buf, len);
-	else
+static void
+put_short(KpgFormatter *f, Datum value, KcBuf *out)
+{
+	bool		quoted = f->shape != KPG_SHAPE_NUMBER;
+	char	   *p;
+
+	if (unlikely(!kc_buf_reserve(out, KPG_SHORT_MAX + 2)))
+		return;
+	p = out->data + out->len;
+	*p = '"';
+	p = f->put(f, value, p + quoted);
+	if (unlikely(p == NULL))
 	{
-		kc_buf_char(out, '"');
-		kc_buf_append(out, buf, len);
-		kc_buf_char(out, '"');
+		out->data[out->len] = '\0';
+		if (f->misfit == KPG_LONG)
+			put_text(f, value, out);
+		else
+			put_misfit(f, value, f->misfit, out);
+		return;
 	}
+	*p = '"';
+	p += quoted;
+	*p = '\0';
+	out->len = (size_t) (p - out->data);
 }
 
 static void
@@ -104,7 +134,7 @@ put_text(KpgFormatter *f, Datum value, KcBuf *out)
 		return;
 	}
 	if (f->shape == KPG_SHAPE_TEXT)
-		kc_json_string(out, kc_slice_n(text.data, text.len));
+		put_string(out, text.data, text.len);
 	else
 		kc_buf_append(out, text.data, text.len);
 	kpg_format_text_free(&text);
@@ -115,8 +145,8 @@ kpg_format_json_value(KpgFormatter *f, Datum value, bool isnull, KcBuf *out)
 {
 	if (isnull)
 		kc_buf_str(out, "null");
-	else if (f->fixed != NULL)
-		put_fixed(f, value, out);
+	else if (f->put != NULL)
+		put_short(f, value, out);
 	else if (f->text != NULL)
 		put_text(f, value, out);
 	else
@@ -144,9 +174,7 @@ element_of(KpgFormatter *f, Oid type)
 	element = palloc0(sizeof(KpgElement));
 	element->context = context;
 	element->type = type;
-	element->meta.element_type = type;
-	get_typlenbyvalalign(type, &element->meta.typlen, &element->meta.typbyval,
-						 &element->meta.typalign);
+	get_typlenbyvalalign(type, &element->typlen, &element->typbyval, &element->typalign);
 	kpg_format_resolve(&element->formatter, f->format, type);
 	MemoryContextSwitchTo(old);
 	f->element = element;
@@ -155,12 +183,32 @@ element_of(KpgFormatter *f, Oid type)
 
 typedef struct ArrayWalk
 {
-	ArrayIterator iterator;
-	KpgFormatter *formatter;
+	KpgElement *element;
 	int			ndims;
 	const int  *dims;
+	const char *data;			/* of the next element that is not null */
+	const bits8 *nulls;			/* or NULL */
+	int			index;			/* of the next element */
 	KcBuf	   *out;
 } ArrayWalk;
+
+static void
+put_element(ArrayWalk *walk)
+{
+	KpgElement *element = walk->element;
+	int			index = walk->index++;
+	Datum		value;
+
+	if (walk->nulls != NULL && !(walk->nulls[index / 8] & (1 << (index % 8))))
+	{
+		kc_buf_str(walk->out, "null");
+		return;
+	}
+	value = fetch_att(walk->data, element->typbyval, element->typlen);
+	walk->data = att_addlength_pointer(walk->data, element->typlen, walk->data);
+	walk->data = (const char *) att_align_nominal(walk->data, element->typalign);
+	kpg_format_json_value(&element->formatter, value, false, walk->out);
+}
 
 static void
 put_dimension(ArrayWalk *walk, int dim)
@@ -170,15 +218,12 @@ put_dimension(ArrayWalk *walk, int dim)
 	kc_buf_char(out, '[');
 	for (int i = 0; i < walk->dims[dim] && out->failed == KC_OK; i++)
 	{
-		Datum		value;
-		bool		isnull;
-
 		if (i > 0)
 			kc_buf_char(out, ',');
 		if (dim + 1 < walk->ndims)
 			put_dimension(walk, dim + 1);
-		else if (array_iterate(walk->iterator, &value, &isnull))
-			kpg_format_json_value(walk->formatter, value, isnull, out);
+		else
+			put_element(walk);
 	}
 	kc_buf_char(out, ']');
 }
@@ -187,21 +232,22 @@ void
 kpg_format_array(KpgFormatter *f, Datum value, KcBuf *out)
 {
 	ArrayType  *array = DatumGetArrayTypeP(value);
-	KpgElement *element = element_of(f, ARR_ELEMTYPE(array));
-	ArrayWalk	walk;
 
 	check_stack_depth();
 	if (ARR_NDIM(array) == 0)
 		kc_buf_str(out, "[]");
 	else
 	{
-		walk.iterator = array_create_iterator(array, 0, &element->meta);
-		walk.formatter = &element->formatter;
-		walk.ndims = ARR_NDIM(array);
-		walk.dims = ARR_DIMS(array);
-		walk.out = out;
+		ArrayWalk	walk = {
+			.element = element_of(f, ARR_ELEMTYPE(array)),
+			.ndims = ARR_NDIM(array),
+			.dims = ARR_DIMS(array),
+			.data = ARR_DATA_PTR(array),
+			.nulls = ARR_NULLBITMAP(array),
+			.out = out
+		};
+
 		put_dimension(&walk, 0);
-		array_free_iterator(walk.iterator);
 	}
 	if ((Pointer) array != DatumGetPointer(value))
 		pfree(array);
@@ -252,7 +298,7 @@ record_of(KpgFormatter *f, Oid type, int32 typmod)
 	record->identifier = identifier;
 	record->desc = lookup_rowtype_tupdesc_copy(type, typmod);
 	natts = record->desc->natts;
-	record->fields = palloc0(natts * sizeof(KpgField));
+	record->fields = palloc0(natts * sizeof(KpgMember));
 	record->values = palloc(natts * sizeof(Datum));
 	record->nulls = palloc(natts * sizeof(bool));
 	for (int i = 0; i < natts; i++)
@@ -288,7 +334,7 @@ kpg_format_record(KpgFormatter *f, Datum value, KcBuf *out)
 	kc_buf_char(out, '{');
 	for (int i = 0; i < record->desc->natts && out->failed == KC_OK; i++)
 	{
-		KpgField   *field = &record->fields[i];
+		KpgMember   *field = &record->fields[i];
 
 		if (field->key.data == NULL)
 			continue;

@@ -2,11 +2,9 @@
  * format_numeric.c
  *	  numeric as decimal: plain digits, the same text as numeric_out's.
  *
- * The digits are read from the stored form, which pg_upgrade keeps as it is
- * (the comments at NumericData in src/backend/utils/adt/numeric.c describe it;
- * no header exports it).  That saves two copies per value: that of the
- * detoasting to a full header, and numeric_out's result.  A test compares the
- * texts with numeric_out's.
+ * The digits go straight from the stored form (format_decimal.h) to where they
+ * are wanted, which saves the copy of detoasting to a full header and that of
+ * numeric_out's result.
  *
  * Kusto's decimal has 128 bits (learn.microsoft.com/kusto/query/scalar-data-types/decimal);
  * what is documented of it allows to rely on the 34 digits and the exponents
@@ -17,91 +15,19 @@
 #include "utils/builtins.h"
 #include "utils/numeric.h"
 
+#include "format_decimal.h"
 #include "format_internal.h"
 
 #define MAX_DIGITS		34
 #define MAX_EXPONENT	6144	/* 9.99...e6144 is the largest */
 #define MIN_EXPONENT	(-6176) /* 1e-6176 the smallest */
 
-#define GROUP			4		/* decimal digits in a stored digit of base 10000 */
-
-/* The header's two leading bits tell its form, the following ones the rest. */
-#define FORM_MASK		0xC000
-#define FORM_NEGATIVE	0x4000
-#define FORM_SHORT		0x8000
-#define FORM_SPECIAL	0xC000
-#define SPECIAL_MASK	0xF000
-#define SPECIAL_NAN		0xC000
-#define LONG_SCALE_MASK 0x3FFF
-#define SHORT_NEGATIVE	0x2000
-#define SHORT_SCALE_MASK 0x1F80
-#define SHORT_SCALE_SHIFT 7
-#define SHORT_WEIGHT_SIGN 0x0040
-#define SHORT_WEIGHT_MASK 0x003F
-
-typedef struct Decimal
-{
-	bool		negative;
-	int			weight;			/* of the first group, in groups */
-	int			scale;			/* decimal digits to show behind the point */
-	int			ngroups;
-	const char *groups;			/* int16 each, not aligned */
-} Decimal;
-
-static int
-group_at(const Decimal *d, int index)
-{
-	int16		group;
-
-	if (index < 0 || index >= d->ngroups)
-		return 0;
-	memcpy(&group, d->groups + index * sizeof(int16), sizeof(int16));
-	return group;
-}
-
-/* False for NaN and the infinities; *header tells which. */
-static bool
-decode(const struct varlena *stored, Decimal *d, uint16 *header)
-{
-	const char *p = VARDATA_ANY(stored);
-	int			size = VARSIZE_ANY_EXHDR(stored);
-	uint16		h;
-
-	memcpy(&h, p, sizeof(h));
-	*header = h;
-	p += sizeof(h);
-	size -= sizeof(h);
-	if ((h & FORM_MASK) == FORM_SPECIAL)
-		return false;
-
-	if ((h & FORM_MASK) == FORM_SHORT)
-	{
-		d->negative = (h & SHORT_NEGATIVE) != 0;
-		d->scale = (h & SHORT_SCALE_MASK) >> SHORT_SCALE_SHIFT;
-		d->weight = (h & SHORT_WEIGHT_MASK) - ((h & SHORT_WEIGHT_SIGN) ? SHORT_WEIGHT_MASK + 1 : 0);
-	}
-	else
-	{
-		int16		weight;
-
-		memcpy(&weight, p, sizeof(weight));
-		p += sizeof(weight);
-		size -= sizeof(weight);
-		d->negative = (h & FORM_MASK) == FORM_NEGATIVE;
-		d->scale = h & LONG_SCALE_MASK;
-		d->weight = weight;
-	}
-	d->groups = p;
-	d->ngroups = size / (int) sizeof(int16);
-	return true;
-}
-
 /* Is it too long, too large or too small for a decimal? */
 static KpgMisfit
-check(const Decimal *d)
+check(const KpgDecimal *d)
 {
-	int			first = group_at(d, 0);
-	int			last = group_at(d, d->ngroups - 1);
+	int			first = (int) kpg_format_group_at(d, 0);
+	int			last = (int) kpg_format_group_at(d, d->ngroups - 1);
 	int			leading = first >= 1000 ? 0 : first >= 100 ? 1 : first >= 10 ? 2 : 3;
 	int			trailing = last % 10 ? 0 : last % 100 ? 1 : last % 1000 ? 2 : 3;
 	int			top;
@@ -110,8 +36,8 @@ check(const Decimal *d)
 	/* Stored groups neither begin nor end with a zero group. */
 	if (d->ngroups == 0)
 		return KPG_FITS;
-	top = (d->weight + 1) * GROUP - 1 - leading;
-	bottom = (d->weight + 1 - d->ngroups) * GROUP + trailing;
+	top = (d->weight + 1) * KPG_DECIMAL_GROUP - 1 - leading;
+	bottom = (d->weight + 1 - d->ngroups) * KPG_DECIMAL_GROUP + trailing;
 
 	if (top > MAX_EXPONENT || bottom < MIN_EXPONENT)
 		return KPG_MISFIT_RANGE;
@@ -120,76 +46,61 @@ check(const Decimal *d)
 	return KPG_FITS;
 }
 
-static char *
-put_group(char *p, int group)
+/* So short that nothing can be wrong with it. */
+static inline bool
+is_small(const KpgDecimal *d)
 {
-	p = kpg_format_put2(p, group / 100);
-	return kpg_format_put2(p, group % 100);
+	return (d->ngroups + 1) * KPG_DECIMAL_GROUP <= MAX_DIGITS && abs(d->weight) < MAX_EXPONENT / KPG_DECIMAL_GROUP / 2;
 }
 
-/* p has room for text_size() bytes. */
-static char *
-put_decimal(char *p, const Decimal *d)
+static pg_attribute_always_inline KpgMisfit
+decode(Datum value, struct varlena **stored, KpgDecimal *d)
 {
-	char	   *end;
-	int			index = d->weight + 1;	/* of the first group behind the point */
+	*stored = kpg_format_packed(value);
+	if (unlikely(!kpg_format_decode_decimal(VARDATA_ANY(*stored), VARSIZE_ANY_EXHDR(*stored), d)))
+		return (d->header & KPG_DECIMAL_SPECIAL_MASK) == KPG_DECIMAL_SPECIAL_NAN ? KPG_MISFIT_NAN : KPG_MISFIT_INFINITY;
+	return likely(is_small(d)) ? KPG_FITS : check(d);
+}
 
-	if (d->negative)
-		*p++ = '-';
-	if (d->weight < 0)
-		*p++ = '0';
-	else
+static inline void
+release(struct varlena *stored, Datum value)
+{
+	if (unlikely((Pointer) stored != DatumGetPointer(value)))
+		pfree(stored);
+}
+
+char *
+kpg_format_numeric(KpgFormatter *f, Datum value, char *p)
+{
+	struct varlena *stored;
+	KpgDecimal	d;
+	KpgMisfit	misfit = decode(value, &stored, &d);
+
+	if (likely(misfit == KPG_FITS))
 	{
-		int			first = group_at(d, 0);
-
-		p += pg_ultoa_n((uint32) first, p);
-		for (int i = 1; i <= d->weight; i++)
-			p = put_group(p, group_at(d, i));
+		if (kpg_format_decimal_size(&d) > KPG_SHORT_MAX)
+			misfit = KPG_LONG;
+		else
+			p = kpg_format_put_decimal(p, &d);
 	}
-	if (d->scale <= 0)
-		return p;
-
-	*p++ = '.';
-	end = p + d->scale;
-	for (; p < end; index++)
-		p = put_group(p, group_at(d, index));
-	return end;					/* the last group may have digits to spare */
+	release(stored, value);
+	return likely(misfit == KPG_FITS) ? p : kpg_format_no(f, misfit);
 }
 
-static size_t
-text_size(const Decimal *d)
-{
-	return 3 + (size_t) (Max(d->weight, 0) + 1) * GROUP + (size_t) d->scale + GROUP;
-}
-
+/* Of a value that fits. */
 KpgMisfit
-kpg_format_numeric(KpgFormatter *f, Datum value, KpgText *text)
+kpg_format_numeric_text(KpgFormatter *f, Datum value, KpgText *text)
 {
-	struct varlena *stored = PG_DETOAST_DATUM_PACKED(value);
-	bool		copied = (Pointer) stored != DatumGetPointer(value);
-	uint16		header;
-	Decimal		d;
-	KpgMisfit	misfit;
+	struct varlena *stored;
+	KpgDecimal	d;
+	KpgMisfit	misfit = decode(value, &stored, &d);
 	char	   *out;
 
-	if (!decode(stored, &d, &header))
-		misfit = (header & SPECIAL_MASK) == SPECIAL_NAN ? KPG_MISFIT_NAN : KPG_MISFIT_INFINITY;
-	else
-		misfit = check(&d);
-
-	text->owned = NULL;
 	if (misfit == KPG_FITS)
 	{
-		size_t		size = text_size(&d);
-
-		if (size <= sizeof(f->scratch))
-			out = f->scratch;
-		else
-			text->owned = out = palloc(size);
-		text->data = out;
-		text->len = put_decimal(out, &d) - out;
+		text->data = text->owned = out = palloc(kpg_format_decimal_size(&d));
+		text->len = (size_t) (kpg_format_put_decimal(out, &d) - out);
 	}
-	if (copied)
-		pfree(stored);
+	release(stored, value);
 	return misfit;
 }

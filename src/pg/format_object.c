@@ -66,17 +66,17 @@ kpg_format_object(KpgRowFormat *format, TupleTableSlot *slot, KcCsvWriter *w)
 	kc_buf_char(json, '}');
 
 	format->column = format->object;
-	if (unlikely(json->failed == KC_ERR_LIMIT))
+	if (unlikely(kpg_format_json_too_big(json)))
 	{
 		kpg_format_misfit(format, KPG_MISFIT_DYNAMIC_SIZE);
 		kc_csv_null(w);
 	}
 	else
 	{
-		kpg_format_buf_check(json);
 		kc_csv_quoted(w, json->data, json->len);
 		kpg_format_check_record(format, w);
 	}
-	kpg_format_unpin(format);
+	if (unlikely(format->pinned != 0))
+		kpg_format_unpin(format);
 	format->column = NULL;
 }

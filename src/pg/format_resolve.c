@@ -21,22 +21,23 @@ typedef struct TypeEntry
 	KpgShape	shape;
 	const char *kusto_type;
 	bool		can_misfit;
-	KpgFixedFn	fixed;
+	KpgPutFn	put;
 	KpgTextFn	text;
+	KpgFieldFn	field;
 	int			pins;
 } TypeEntry;
 
-#define NUMBER(type, kusto_type, can_misfit, fixed) \
-	{type, KPG_SHAPE_NUMBER, kusto_type, can_misfit, fixed, NULL, 0}
-#define WORD(type, kusto_type, can_misfit, fixed) \
-	{type, KPG_SHAPE_WORD, kusto_type, can_misfit, fixed, NULL, 0}
-#define TEXT(type, text) \
-	{type, KPG_SHAPE_TEXT, "string", false, NULL, text, 0}
-#define JSON(type, text) \
-	{type, KPG_SHAPE_JSON, "dynamic", false, NULL, text, 0}
+#define NUMBER(type, kusto_type, can_misfit, put) \
+	{type, KPG_SHAPE_NUMBER, kusto_type, can_misfit, put, NULL, NULL, 0}
+#define WORD(type, kusto_type, can_misfit, put) \
+	{type, KPG_SHAPE_WORD, kusto_type, can_misfit, put, NULL, NULL, 0}
+#define TEXT(type, text, field) \
+	{type, KPG_SHAPE_TEXT, "string", false, NULL, text, field, 0}
+#define JSON(type, text, field) \
+	{type, KPG_SHAPE_JSON, "dynamic", false, NULL, text, field, 0}
 /* Written by the output function, which looks at these settings only. */
 #define OUTPUT(type, pins) \
-	{type, KPG_SHAPE_TEXT, "string", false, NULL, kpg_format_output, pins}
+	{type, KPG_SHAPE_TEXT, "string", false, NULL, kpg_format_output, NULL, pins}
 
 static const TypeEntry type_entries[] = {
 	NUMBER(BOOLOID, "bool", false, kpg_format_bool),
@@ -49,7 +50,7 @@ static const TypeEntry type_entries[] = {
 	NUMBER(XID8OID, "long", true, kpg_format_xid8),
 	NUMBER(FLOAT4OID, "real", true, kpg_format_float4),
 	NUMBER(FLOAT8OID, "real", true, kpg_format_float8),
-	{NUMERICOID, KPG_SHAPE_NUMBER, "decimal", true, NULL, kpg_format_numeric, 0},
+	{NUMERICOID, KPG_SHAPE_NUMBER, "decimal", true, kpg_format_numeric, kpg_format_numeric_text, NULL, 0},
 	NUMBER(CASHOID, "decimal", false, kpg_format_money),
 
 	WORD(DATEOID, "datetime", true, kpg_format_date),
@@ -60,13 +61,13 @@ static const TypeEntry type_entries[] = {
 	WORD(TIMETZOID, "string", false, kpg_format_timetz),
 	WORD(UUIDOID, "guid", false, kpg_format_uuid),
 
-	TEXT(TEXTOID, kpg_format_varlena),
-	TEXT(VARCHAROID, kpg_format_varlena),
-	TEXT(BPCHAROID, kpg_format_varlena),
-	TEXT(NAMEOID, kpg_format_name),
-	TEXT(BYTEAOID, kpg_format_bytea),
-	JSON(JSONOID, kpg_format_varlena),
-	JSON(JSONBOID, kpg_format_jsonb),
+	TEXT(TEXTOID, kpg_format_varlena, kpg_format_varlena_field),
+	TEXT(VARCHAROID, kpg_format_varlena, kpg_format_varlena_field),
+	TEXT(BPCHAROID, kpg_format_varlena, kpg_format_varlena_field),
+	TEXT(NAMEOID, kpg_format_name, NULL),
+	TEXT(BYTEAOID, kpg_format_bytea, kpg_format_bytea_field),
+	JSON(JSONOID, kpg_format_varlena, kpg_format_varlena_field),
+	JSON(JSONBOID, kpg_format_jsonb, kpg_format_jsonb_field),
 
 	/* xml_out drops the encoding that an XML declaration names. */
 	OUTPUT(XMLOID, KPG_PIN_NONE),
@@ -97,9 +98,9 @@ static const TypeEntry type_entries[] = {
 };
 
 static const TypeEntry enum_entry = OUTPUT(InvalidOid, KPG_PIN_NONE);
-static const TypeEntry text_entry = TEXT(InvalidOid, kpg_format_varlena);
+static const TypeEntry text_entry = TEXT(InvalidOid, kpg_format_varlena, kpg_format_varlena_field);
 static const TypeEntry json_cast_entry =
-{InvalidOid, KPG_SHAPE_JSON, "dynamic", false, NULL, kpg_format_json_cast, KPG_PIN_ALL};
+{InvalidOid, KPG_SHAPE_JSON, "dynamic", false, NULL, kpg_format_json_cast, NULL, KPG_PIN_ALL};
 static const TypeEntry other_entry = OUTPUT(InvalidOid, KPG_PIN_ALL);
 
 static const TypeEntry *
@@ -151,8 +152,9 @@ use_entry(KpgFormatter *f, const TypeEntry *entry)
 	f->shape = entry->shape;
 	f->kusto_type = entry->kusto_type;
 	f->can_misfit = entry->can_misfit;
-	f->fixed = entry->fixed;
+	f->put = entry->put;
 	f->text = entry->text;
+	f->field = entry->field;
 	f->pins = entry->pins;
 }
 

@@ -15,94 +15,97 @@
 #include "utils/fmgrprotos.h"
 #include "utils/uuid.h"
 
-#include "../core/text.h"
+#include "format_digits.h"
 #include "format_internal.h"
 
-KpgMisfit
-kpg_format_bool(const KpgFormatter *f, Datum value, char *buf, int *len)
+const char	kpg_format_pairs[200] =
+"00010203040506070809"
+"10111213141516171819"
+"20212223242526272829"
+"30313233343536373839"
+"40414243444546474849"
+"50515253545556575859"
+"60616263646566676869"
+"70717273747576777879"
+"80818283848586878889"
+"90919293949596979899";
+
+char *
+kpg_format_bool(KpgFormatter *f, Datum value, char *p)
 {
 	bool		b = DatumGetBool(value);
 
-	*len = b ? 4 : 5;
-	memcpy(buf, b ? "true" : "false", *len);
-	return KPG_FITS;
+	memcpy(p, b ? "true " : "false", 5);
+	return p + (b ? 4 : 5);
 }
 
-/* Returns the end of the digits. */
-static char *
-put_int(char *p, int64 value)
+char *
+kpg_format_int2(KpgFormatter *f, Datum value, char *p)
 {
-	if (value < 0)
-		*p++ = '-';
-	return p + pg_ulltoa_n(value < 0 ? -(uint64) value : (uint64) value, p);
+	int32		i = DatumGetInt16(value);
+
+	*p = '-';
+	p += i < 0;
+	return kpg_format_put_upto8(p, (uint32) abs(i));
 }
 
-KpgMisfit
-kpg_format_int2(const KpgFormatter *f, Datum value, char *buf, int *len)
+char *
+kpg_format_int4(KpgFormatter *f, Datum value, char *p)
 {
-	*len = put_int(buf, DatumGetInt16(value)) - buf;
-	return KPG_FITS;
+	int32		i = DatumGetInt32(value);
+
+	*p = '-';
+	p += i < 0;
+	return kpg_format_put_uint32(p, i < 0 ? -(uint32) i : (uint32) i);
 }
 
-KpgMisfit
-kpg_format_int4(const KpgFormatter *f, Datum value, char *buf, int *len)
+char *
+kpg_format_int8(KpgFormatter *f, Datum value, char *p)
 {
-	*len = put_int(buf, DatumGetInt32(value)) - buf;
-	return KPG_FITS;
-}
+	int64		i = DatumGetInt64(value);
 
-KpgMisfit
-kpg_format_int8(const KpgFormatter *f, Datum value, char *buf, int *len)
-{
-	*len = put_int(buf, DatumGetInt64(value)) - buf;
-	return KPG_FITS;
+	*p = '-';
+	p += i < 0;
+	return kpg_format_put_uint64(p, i < 0 ? -(uint64) i : (uint64) i);
 }
 
 /* oid, xid, cid */
-KpgMisfit
-kpg_format_uint4(const KpgFormatter *f, Datum value, char *buf, int *len)
+char *
+kpg_format_uint4(KpgFormatter *f, Datum value, char *p)
 {
-	*len = pg_ultoa_n(DatumGetUInt32(value), buf);
-	return KPG_FITS;
+	return kpg_format_put_uint32(p, DatumGetUInt32(value));
 }
 
 /* Kusto's long is signed. */
-KpgMisfit
-kpg_format_xid8(const KpgFormatter *f, Datum value, char *buf, int *len)
+char *
+kpg_format_xid8(KpgFormatter *f, Datum value, char *p)
 {
 	uint64		xid = DatumGetUInt64(value);
 
 	if (xid > (uint64) PG_INT64_MAX)
-		return KPG_MISFIT_RANGE;
-	*len = pg_ulltoa_n(xid, buf);
-	return KPG_FITS;
+		return kpg_format_no(f, KPG_MISFIT_RANGE);
+	return kpg_format_put_uint64(p, xid);
 }
 
 /* A float4's own shortest digits: those of its float8 would be more, and noise. */
-KpgMisfit
-kpg_format_float4(const KpgFormatter *f, Datum value, char *buf, int *len)
+char *
+kpg_format_float4(KpgFormatter *f, Datum value, char *p)
 {
 	float4		x = DatumGetFloat4(value);
 
-	if (isnan(x))
-		return KPG_MISFIT_NAN;
-	if (isinf(x))
-		return KPG_MISFIT_INFINITY;
-	*len = float_to_shortest_decimal_bufn(x, buf);
-	return KPG_FITS;
+	if (unlikely(!isfinite(x)))
+		return kpg_format_no(f, isnan(x) ? KPG_MISFIT_NAN : KPG_MISFIT_INFINITY);
+	return p + float_to_shortest_decimal_bufn(x, p);
 }
 
-KpgMisfit
-kpg_format_float8(const KpgFormatter *f, Datum value, char *buf, int *len)
+char *
+kpg_format_float8(KpgFormatter *f, Datum value, char *p)
 {
 	float8		x = DatumGetFloat8(value);
 
-	if (isnan(x))
-		return KPG_MISFIT_NAN;
-	if (isinf(x))
-		return KPG_MISFIT_INFINITY;
-	*len = double_to_shortest_decimal_bufn(x, buf);
-	return KPG_FITS;
+	if (unlikely(!isfinite(x)))
+		return kpg_format_no(f, isnan(x) ? KPG_MISFIT_NAN : KPG_MISFIT_INFINITY);
+	return p + double_to_shortest_decimal_bufn(x, p);
 }
 
 /*
@@ -118,15 +121,13 @@ kpg_format_money_scale(void)
 	return DatumGetInt32(DirectFunctionCall1(numeric_scale, smallest_unit));
 }
 
-KpgMisfit
-kpg_format_money(const KpgFormatter *f, Datum value, char *buf, int *len)
+char *
+kpg_format_money(KpgFormatter *f, Datum value, char *p)
 {
 	Cash		units = DatumGetCash(value);
-	uint64		magnitude = units < 0 ? -(uint64) units : (uint64) units;
 	char		digits[24];
-	int			ndigits = pg_ulltoa_n(magnitude, digits);
+	int			ndigits = kpg_format_put_uint64(digits, units < 0 ? -(uint64) units : (uint64) units) - digits;
 	int			nwhole = ndigits - f->scale;
-	char	   *p = buf;
 
 	if (units < 0)
 		*p++ = '-';
@@ -148,20 +149,36 @@ kpg_format_money(const KpgFormatter *f, Datum value, char *buf, int *len)
 		memcpy(p, digits + first, ndigits - first);
 		p += ndigits - first;
 	}
-	*len = p - buf;
-	return KPG_FITS;
+	return p;
 }
 
-StaticAssertDecl(sizeof(KcUuid) == UUID_LEN, "uuids differ in size");
-StaticAssertDecl(KC_UUID_TEXT_LEN < KPG_FIXED_MAX, "no room for a uuid");
+/* "00" to "ff" */
+#define HEX_ROW(c) \
+	c "0" c "1" c "2" c "3" c "4" c "5" c "6" c "7" c "8" c "9" c "a" c "b" c "c" c "d" c "e" c "f"
+static const char hex_pairs[512 + 1] =
+HEX_ROW("0") HEX_ROW("1") HEX_ROW("2") HEX_ROW("3") HEX_ROW("4") HEX_ROW("5") HEX_ROW("6") HEX_ROW("7")
+HEX_ROW("8") HEX_ROW("9") HEX_ROW("a") HEX_ROW("b") HEX_ROW("c") HEX_ROW("d") HEX_ROW("e") HEX_ROW("f");
 
-KpgMisfit
-kpg_format_uuid(const KpgFormatter *f, Datum value, char *buf, int *len)
+static inline char *
+put_hex(char *p, const unsigned char *bytes, int n)
 {
-	KcUuid		uuid;
+	for (int i = 0; i < n; i++, p += 2)
+		memcpy(p, &hex_pairs[bytes[i] * 2], 2);
+	return p;
+}
 
-	memcpy(uuid.bytes, DatumGetUUIDP(value)->data, UUID_LEN);
-	kc_uuid_text(&uuid, buf);
-	*len = KC_UUID_TEXT_LEN;
-	return KPG_FITS;
+char *
+kpg_format_uuid(KpgFormatter *f, Datum value, char *p)
+{
+	const unsigned char *bytes = DatumGetUUIDP(value)->data;
+
+	p = put_hex(p, bytes, 4);
+	*p++ = '-';
+	p = put_hex(p, bytes + 4, 2);
+	*p++ = '-';
+	p = put_hex(p, bytes + 6, 2);
+	*p++ = '-';
+	p = put_hex(p, bytes + 8, 2);
+	*p++ = '-';
+	return put_hex(p, bytes + 10, 6);
 }

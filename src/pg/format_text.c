@@ -11,16 +11,12 @@
 #include "access/detoast.h"
 #include "catalog/namespace.h"
 #include "mb/pg_wchar.h"
-#include "utils/jsonb.h"
 
 #include "../core/text.h"
 #include "format_internal.h"
 
 /* How far an encoding may shrink on its way to UTF-8: four bytes to three. */
 #define SHRINK			2
-
-/* How far a jsonb may shrink as text: a number is 12 bytes, and "0, " three. */
-#define JSONB_SHRINK	8
 
 void
 kpg_format_transcode_init(KpgRowFormat *format)
@@ -186,11 +182,11 @@ kpg_format_varlena(KpgFormatter *f, Datum value, KpgText *text)
 	struct varlena *stored = (struct varlena *) DatumGetPointer(value);
 	struct varlena *plain;
 
-	if (VARATT_IS_EXTENDED(stored) && !VARATT_IS_SHORT(stored) &&
+	if ((VARATT_IS_EXTERNAL(stored) || VARATT_IS_COMPRESSED(stored)) &&
 		toast_raw_datum_size(value) - VARHDRSZ > size_limit(f->shape) * SHRINK)
 		return size_misfit(f->shape);
 
-	plain = pg_detoast_datum_packed(stored);
+	plain = kpg_format_packed(value);
 	text->data = VARDATA_ANY(plain);
 	text->len = VARSIZE_ANY_EXHDR(plain);
 	text->owned = plain != stored ? plain : NULL;
@@ -206,55 +202,118 @@ kpg_format_name(KpgFormatter *f, Datum value, KpgText *text)
 	return kpg_format_utf8(f->format, text, f->shape);
 }
 
+/* As it is, when that is all: plain, short, and the server's UTF-8. */
+char *
+kpg_format_varlena_field(KpgFormatter *f, Datum value, char *p)
+{
+	const struct varlena *stored = (const struct varlena *) DatumGetPointer(value);
+	size_t		len;
+
+	if (unlikely(VARATT_IS_COMPRESSED(stored) || VARATT_IS_EXTERNAL(stored)))
+		return kpg_format_write_text(f, value, p);
+	len = VARSIZE_ANY_EXHDR(stored);
+	if (unlikely(len > KPG_PIECE))
+		return kpg_format_write_text(f, value, p);
+
+	p = kpg_format_room(f->format, p, 2 + len * KC_CSV_TEXT_GROWTH);
+	*p++ = '"';
+	p = kc_csv_put_text(p, VARDATA_ANY(stored), len);
+	*p++ = '"';
+	kpg_format_check_row(f->format, p);
+	return p;
+}
+
+/* ---- bytea ---- */
+
 /* Kusto has no type for bytes: base64 grows them least. */
+static size_t
+base64_size(size_t len)
+{
+	return (len + 2) / 3 * 4;
+}
+
+static char *
+put_base64(char *p, const char *data, size_t len)
+{
+	static const char alphabet[] =
+		"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+	const unsigned char *in = (const unsigned char *) data;
+
+	for (; len >= 3; len -= 3, in += 3)
+	{
+		uint32		bits = (uint32) in[0] << 16 | (uint32) in[1] << 8 | in[2];
+
+		*p++ = alphabet[bits >> 18];
+		*p++ = alphabet[bits >> 12 & 63];
+		*p++ = alphabet[bits >> 6 & 63];
+		*p++ = alphabet[bits & 63];
+	}
+	if (len > 0)
+	{
+		uint32		bits = (uint32) in[0] << 16 | (len > 1 ? (uint32) in[1] << 8 : 0);
+
+		*p++ = alphabet[bits >> 18];
+		*p++ = alphabet[bits >> 12 & 63];
+		*p++ = len > 1 ? alphabet[bits >> 6 & 63] : '=';
+		*p++ = '=';
+	}
+	return p;
+}
+
+static bool
+bytea_too_big(Datum value)
+{
+	return base64_size(toast_raw_datum_size(value) - VARHDRSZ) > KPG_STRING_LIMIT;
+}
+
+/* It is ASCII without quotes, in whatever encoding the server has. */
+char *
+kpg_format_bytea_field(KpgFormatter *f, Datum value, char *p)
+{
+	const size_t piece = KPG_PIECE / 3 * 3;
+	struct varlena *plain;
+	const char *data;
+	size_t		len;
+
+	if (bytea_too_big(value))
+		return kpg_format_no(f, KPG_MISFIT_STRING_SIZE);
+	plain = kpg_format_packed(value);
+	data = VARDATA_ANY(plain);
+	len = VARSIZE_ANY_EXHDR(plain);
+
+	p = kpg_format_room(f->format, p, 2 + base64_size(Min(len, piece)));
+	*p++ = '"';
+	for (; len > piece; data += piece, len -= piece)
+	{
+		p = put_base64(p, data, piece);
+		p = kpg_format_room(f->format, p, 1 + base64_size(Min(len - piece, piece)));
+	}
+	p = put_base64(p, data, len);
+	*p++ = '"';
+	if ((Pointer) plain != DatumGetPointer(value))
+		pfree(plain);
+	kpg_format_check_row(f->format, p);
+	return p;
+}
+
 KpgMisfit
 kpg_format_bytea(KpgFormatter *f, Datum value, KpgText *text)
 {
 	KcBuf	   *base64 = &f->format->base64;
 	struct varlena *plain;
+	size_t		len;
 
-	/* Four characters for every three bytes. */
-	if ((toast_raw_datum_size(value) - VARHDRSZ) / 3 * 4 > KPG_STRING_LIMIT)
+	if (bytea_too_big(value))
 		return KPG_MISFIT_STRING_SIZE;
-
-	plain = PG_DETOAST_DATUM_PACKED(value);
+	plain = kpg_format_packed(value);
+	len = VARSIZE_ANY_EXHDR(plain);
 	kc_buf_reset(base64);
-	kc_text_base64(base64, VARDATA_ANY(plain), VARSIZE_ANY_EXHDR(plain));
+	(void) kc_buf_reserve(base64, base64_size(len));
 	kpg_format_buf_check(base64);
+	text->data = base64->data;
+	text->len = (size_t) (put_base64(base64->data, VARDATA_ANY(plain), len) - base64->data);
+	text->owned = NULL;
 	if ((Pointer) plain != DatumGetPointer(value))
 		pfree(plain);
-
-	text->data = base64->data;
-	text->len = base64->len;
-	text->owned = NULL;
-	return text->len > KPG_STRING_LIMIT ? KPG_MISFIT_STRING_SIZE : KPG_FITS;
-}
-
-KpgMisfit
-kpg_format_jsonb(KpgFormatter *f, Datum value, KpgText *text)
-{
-	StringInfo	out = &f->format->jsonb;
-	Jsonb	   *jsonb;
-
-	if (toast_raw_datum_size(value) > KPG_DYNAMIC_LIMIT * JSONB_SHRINK)
-		return KPG_MISFIT_DYNAMIC_SIZE;
-	if ((size_t) out->maxlen > 2 * KPG_DYNAMIC_LIMIT)
-	{
-		MemoryContext old = MemoryContextSwitchTo(f->format->context);
-
-		pfree(out->data);
-		initStringInfo(out);
-		MemoryContextSwitchTo(old);
-	}
-
-	jsonb = DatumGetJsonbP(value);
-	resetStringInfo(out);
-	JsonbToCString(out, &jsonb->root, VARSIZE(jsonb));
-	if ((Pointer) jsonb != DatumGetPointer(value))
-		pfree(jsonb);
-
-	text->data = out->data;
-	text->len = out->len;
-	text->owned = NULL;
-	return kpg_format_utf8(f->format, text, KPG_SHAPE_JSON);
+	return KPG_FITS;
 }

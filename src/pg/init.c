@@ -11,6 +11,7 @@
 #include <ctype.h>
 #include <limits.h>
 
+#include "../core/zipline.h"
 #include "capture.h"
 #include "compat.h"
 #include "fault.h"
@@ -30,6 +31,8 @@ char	   *kpg_trusted_hosts;
 char	   *kpg_databases;
 int			kpg_max_blob_size_kb = 512 * 1024;
 int			kpg_compression_level = 1;
+int			kpg_compression_threads = 1;
+static char *compression_library;
 int			kpg_connect_timeout_ms = 10 * 1000;
 int			kpg_request_timeout_ms = 4 * 60 * 1000;
 int			kpg_stall_timeout_ms = 60 * 1000;
@@ -114,6 +117,15 @@ define_targets(void)
 							"Level of gzip compression of blobs.",
 							NULL, &kpg_compression_level, 1, 1, 9,
 							PGC_USERSET, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("kusto_ingest.compression_threads",
+							"Threads that compress the blobs of one export.",
+							"0 compresses in the process that runs the query.",
+							&kpg_compression_threads, 1, 0, KC_ZIPLINE_MAX_THREADS,
+							PGC_USERSET, 0, NULL, NULL, NULL);
+	DefineCustomStringVariable("kusto_ingest.compression_library",
+							   "Library that compresses.",
+							   NULL, &compression_library, kc_gzip_library(),
+							   PGC_INTERNAL, GUC_NOT_IN_SAMPLE | GUC_DISALLOW_IN_FILE, NULL, NULL, NULL);
 }
 
 static void
@@ -233,5 +245,6 @@ _PG_init(void)
 	if (process_shared_preload_libraries_in_progress && !IsBinaryUpgrade)
 		kpg_launcher_init();
 	kpg_shared_init();
+	kpg_outbox_share();
 	kpg_capture_order_init();
 }

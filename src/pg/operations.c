@@ -77,6 +77,9 @@ kpg_operations_enter(KpgSqlScope *scope)
 	if (IsLogicalWorker())
 		(void) set_config_option("session_replication_role", "origin", PGC_SUSET, PGC_S_SESSION,
 								 GUC_ACTION_SAVE, true, 0, false);
+	/* Plans are kept, also those that were made while the tables were small. */
+	(void) set_config_option("enable_seqscan", "off", PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
 }
@@ -120,30 +123,6 @@ KpgSqlArg
 kpg_operations_database_arg(void)
 {
 	return kpg_operations_arg(OIDOID, ObjectIdGetDatum(MyDatabaseId));
-}
-
-#define SQL_ARGS_MAX 26
-
-uint64
-kpg_operations_execute(const char *sql, const KpgSqlArg *args, int nargs, int expected, long limit)
-{
-	Oid			types[SQL_ARGS_MAX];
-	Datum		values[SQL_ARGS_MAX];
-	char		nulls[SQL_ARGS_MAX] = {0};
-	int			rc;
-
-	Assert(nargs <= SQL_ARGS_MAX);
-	for (int i = 0; i < nargs; i++)
-	{
-		types[i] = args[i].type;
-		values[i] = args[i].value;
-		nulls[i] = args[i].isnull ? 'n' : ' ';
-	}
-	rc = SPI_execute_with_args(sql, nargs, types, values, nulls, false, limit);
-	if (rc != expected)
-		elog(ERROR, "SPI gave %s instead of %s for: %s", SPI_result_code_string(rc),
-			 SPI_result_code_string(expected), sql);
-	return SPI_processed;
 }
 
 /* A trigger may have taken the row that a statement is to return. */

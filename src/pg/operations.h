@@ -418,6 +418,12 @@ extern int	kpg_operations_pending(pg_uuid_t *ids, int n);
 /* Unfinished ones that another cluster or database recorded. */
 extern int64 kpg_operations_count_foreign(void);
 
+/*
+ * Lock those that nobody else has locked, without waiting, until the end of
+ * the transaction; which they are.
+ */
+extern void kpg_operations_lock_free(const pg_uuid_t *const *ids, int n, bool *locked);
+
 /* Is it still there, and has the worker to do with it? */
 extern bool kpg_operations_is_open(const pg_uuid_t *id);
 

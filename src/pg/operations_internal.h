@@ -44,7 +44,8 @@ extern KpgSqlArg kpg_operations_database_arg(void);
 
 /*
  * Run one constant statement inside a scope and return the number of rows;
- * expected is an SPI_OK_ code.  A limit of 0 means all rows.
+ * expected is an SPI_OK_ code.  A limit of 0 means all rows.  The text and the
+ * types of its arguments never change: its plan is kept (operations_plan.c).
  */
 extern uint64 kpg_operations_execute(const char *sql, const KpgSqlArg *args, int nargs, int expected,
 									 long limit);

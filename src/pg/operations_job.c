@@ -32,7 +32,8 @@ static const char *const recorded_settings[] = {
 	"row_security", "gin_fuzzy_search_limit", "default_text_search_config", "xmloption", "xmlbinary",
 	"TimeZone", "timezone_abbreviations", "DateStyle", "IntervalStyle", "extra_float_digits", "bytea_output",
 	"lc_monetary", "lc_numeric", "lc_time",
-	"kusto_ingest.max_blob_size", "kusto_ingest.compression_level", "kusto_ingest.job_timeout"
+	"kusto_ingest.max_blob_size", "kusto_ingest.compression_level", "kusto_ingest.compression_threads",
+	"kusto_ingest.job_timeout"
 };
 
 static const char insert_pending[] =

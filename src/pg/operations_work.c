@@ -31,13 +31,14 @@
 " AND o.system_identifier = $1 AND o.database_oid = $2 LIMIT 1)) w" \
 " ORDER BY w.created_at NULLS LAST, w.id"
 
+/* What follows from the state is said for the index operation_unposted. */
 static const char select_staged[] = WITH_JOBS(
 "SELECT o.id, o.created_at FROM kusto.operation o"
-" WHERE o.finished_at IS NULL AND o.state = 'staged'"
+" WHERE o.finished_at IS NULL AND o.posted_at IS NULL AND o.staged_at IS NOT NULL AND o.state = 'staged'"
 " AND o.system_identifier = $1 AND o.database_oid = $2"
 " AND NOT EXISTS (SELECT FROM unnest($3, $4) AS s (server, owner)"
 " WHERE s.server = o.server AND s.owner = o.owner)"
-" ORDER BY o.created_at, o.id LIMIT $5");
+" ORDER BY o.created_at LIMIT $5");
 
 static const char select_unfinished[] = WITH_JOBS(
 "SELECT o.id, o.created_at FROM kusto.operation o"
@@ -50,6 +51,9 @@ static const char count_foreign[] =
 "SELECT count(*) FROM kusto.operation o"
 " WHERE o.finished_at IS NULL"
 " AND (o.system_identifier <> $1 OR o.database_oid <> $2)";
+
+static const char lock_free[] =
+"SELECT o.id FROM kusto.operation o WHERE o.id = ANY ($1) FOR NO KEY UPDATE SKIP LOCKED";
 
 static const char select_open[] =
 "SELECT FROM kusto.operation o WHERE o.id = $1 AND o.state IN ('staged', 'posting', 'posted')";
@@ -216,6 +220,35 @@ kpg_operations_count_foreign(void)
 	}
 	kpg_operations_leave(&scope);
 	return n;
+}
+
+void
+kpg_operations_lock_free(const pg_uuid_t *const *ids, int n, bool *locked)
+{
+	KpgSqlScope scope;
+
+	memset(locked, 0, sizeof(bool) * (Size) n);
+	kpg_operations_enter(&scope);
+	{
+		Datum	   *values = palloc(sizeof(Datum) * (Size) Max(n, 1));
+		KpgSqlArg	arg;
+		uint64		found;
+
+		for (int i = 0; i < n; i++)
+			values[i] = UUIDPGetDatum(ids[i]);
+		arg = kpg_operations_arg(UUIDARRAYOID,
+								 PointerGetDatum(construct_array(values, n, UUIDOID, UUID_LEN, false, TYPALIGN_CHAR)));
+		found = kpg_operations_execute(lock_free, &arg, 1, SPI_OK_SELECT, 0);
+		for (uint64 row = 0; row < found; row++)
+		{
+			bool		isnull;
+			pg_uuid_t  *id = DatumGetUUIDP(kpg_operations_value(row, 1, &isnull));
+
+			for (int i = 0; i < n; i++)
+				locked[i] = locked[i] || memcmp(id, ids[i], sizeof(pg_uuid_t)) == 0;
+		}
+	}
+	kpg_operations_leave(&scope);
 }
 
 /* ---- one operation ---- */

@@ -122,6 +122,12 @@ kpg_outbox_capture_table(void)
 	return known_relations()->capture;
 }
 
+uint64
+kpg_outbox_catalog_changes(void)
+{
+	return catalog_changes;
+}
+
 int
 kpg_outbox_ring_of(int64 seq)
 {

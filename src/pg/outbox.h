@@ -6,6 +6,8 @@
  *
  *	outbox.c		  names and identity of the tables
  *	outbox_write.c	  chunks into the ring, in the user's transaction
+ *	outbox_number.c	  numbers of row changes, from shared memory if there is any
+ *	outbox_sequence.c the page of the sequence that they come from
  *	outbox_capture.c  kusto.capture and kusto.capture_shape
  *	outbox_scan.c	  chunks between two snapshots, in order
  *	outbox_read.c	  batches: what is visible now and was not at the last one
@@ -60,8 +62,11 @@ typedef struct KpgOutboxChunk
 	Size		len;
 } KpgOutboxChunk;
 
-/* Draw the next number.  Fast; needs no privilege of the user's. */
+/* Draw the next number (outbox_number.c).  Fast; needs no privilege of the user's. */
 extern int64 kpg_outbox_number(void);
+
+/* Numbers in shared memory: from _PG_init() while the postmaster loads the library. */
+extern void kpg_outbox_share(void);
 
 /*
  * Insert a chunk, with the top-level transaction's id.  Straight into heap and
@@ -69,6 +74,9 @@ extern int64 kpg_outbox_number(void);
  * kusto_ingest.outbox_limit.
  */
 extern void kpg_outbox_write(const KpgOutboxChunk *chunk);
+
+/* Another number whenever one of the relations may be gone, or be another one (outbox.c). */
+extern uint64 kpg_outbox_catalog_changes(void);
 
 /* ---- captures (outbox_capture.c) ---- */
 

@@ -7,6 +7,11 @@
 
 #include "postgres.h"
 
+#include "access/htup.h"
+#include "commands/sequence.h"
+#include "storage/buf.h"
+#include "utils/relcache.h"
+
 #include "operations_internal.h"
 #include "outbox.h"
 
@@ -20,6 +25,30 @@ extern Oid	kpg_outbox_sequence(void);		/* kusto.change_number */
 
 /* The table of the ring that a _seq belongs to. */
 extern int	kpg_outbox_ring_of(int64 seq);
+
+/* ---- the sequence (outbox_sequence.c) ---- */
+
+/* Numbers are less. */
+#define KPG_OUTBOX_NUMBER_MAX	(PG_INT64_MAX >> KPG_OUTBOX_SEQ_BITS)
+
+/* kusto.change_number, its page locked until it is closed. */
+typedef struct KpgSequence
+{
+	Relation	relation;
+	Buffer		buffer;
+	HeapTupleHeader tuple;
+	Size		len;
+	Form_pg_sequence_data form;
+} KpgSequence;
+
+extern void kpg_outbox_sequence_open(KpgSequence *sequence);
+extern void kpg_outbox_sequence_close(KpgSequence *sequence);
+/* The first that is not taken. */
+extern int64 kpg_outbox_sequence_next(const KpgSequence *sequence);
+/* Take it. */
+extern int64 kpg_outbox_sequence_draw(KpgSequence *sequence);
+/* Take all up to last; when it returns, that is in the WAL. */
+extern void kpg_outbox_sequence_take(KpgSequence *sequence, int64 last);
 
 /*
  * Run one constant SELECT inside a scope, as of now: what others have committed

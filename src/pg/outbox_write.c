@@ -33,10 +33,22 @@
 #define LIMIT_CHECK_MS		1000
 #define LIMIT_WARN_MS		60000
 
-#define ATTRIBUTES			7
+/* A row of the table, see CREATE TABLE; no column is ever null. */
+typedef struct OutboxRow
+{
+	uint64		txid;
+	int64		seq;
+	int64		shape;
+	TimestampTz changed_at;
+	int32		capture;
+	int32		rows;
+	char		data[FLEXIBLE_ARRAY_MEMBER];	/* bytea */
+} OutboxRow;
 
-StaticAssertDecl(MAXALIGN(SizeofHeapTupleHeader) + 4 * sizeof(int64) + 2 * sizeof(int32) +
-				 VARHDRSZ + KPG_OUTBOX_CHUNK_SIZE <= MaxHeapTupleSize,
+#define ATTRIBUTES			7
+#define ROW_OFFSET			MAXALIGN(SizeofHeapTupleHeader)
+
+StaticAssertDecl(ROW_OFFSET + offsetof(OutboxRow, data) + VARHDRSZ + KPG_OUTBOX_CHUNK_SIZE <= MaxHeapTupleSize,
 				 "a chunk does not fit into a page");
 
 /* ---- the limit ---- */
@@ -117,72 +129,131 @@ refuse_index(Relation index)
 			 errhint("Drop the index.")));
 }
 
-/* Values of the tuple's columns, in the order of the table's. */
 static void
-insert_key(Relation table, Relation index, const Datum *values, ItemPointer tid)
+other_key(Relation table, Relation index, HeapTuple tuple, Datum *key)
 {
 	Form_pg_index form = index->rd_index;
-	Datum		key[INDEX_MAX_KEYS];
-	bool		nulls[INDEX_MAX_KEYS] = {0};
+	Datum		values[ATTRIBUTES];
+	bool		nulls[ATTRIBUTES];
 
 	if (form->indisunique || form->indisexclusion || RelationGetIndexExpressions(index) != NIL ||
 		RelationGetIndexPredicate(index) != NIL)
 		refuse_index(index);
+	heap_deform_tuple(tuple, RelationGetDescr(table), values, nulls);
 	for (int i = 0; i < form->indnatts; i++)
 		key[i] = values[form->indkey.values[i] - 1];
-	kpg_compat_index_insert(index, key, nulls, tid, table);
+}
+
+/* As CREATE INDEX has made it: on capture, txid, seq. */
+static bool
+is_batch_index(Relation index)
+{
+	static const int16 columns[] = {5, 1, 2};
+	Form_pg_index form = index->rd_index;
+
+	return form->indnatts == lengthof(columns) &&
+		memcmp(form->indkey.values, columns, sizeof(columns)) == 0 &&
+		!form->indisunique && !form->indisexclusion && RelationGetIndexPredicate(index) == NIL;
+}
+
+static void
+insert_into_index(Relation table, Relation index, HeapTuple tuple)
+{
+	const OutboxRow *row = (const OutboxRow *) GETSTRUCT(tuple);
+	Datum		key[INDEX_MAX_KEYS];
+	bool		nulls[INDEX_MAX_KEYS];
+
+	if (!index->rd_index->indisready)
+		return;
+	memset(nulls, 0, sizeof(nulls));
+	if (is_batch_index(index))
+	{
+		key[0] = Int32GetDatum(row->capture);
+		key[1] = UInt64GetDatum(row->txid);
+		key[2] = Int64GetDatum(row->seq);
+	}
+	else
+		other_key(table, index, tuple, key);
+	kpg_compat_index_insert(index, key, nulls, &tuple->t_self, table);
 }
 
 /*
  * REINDEX CONCURRENTLY builds an index beside ours, and relies on whoever writes
- * to fill it from when it is ready until it has taken the place of ours.
+ * to fill it from when it is ready until it has taken the place of ours.  The list
+ * is the relation cache's, which may make it anew while an index is opened.
  */
 static void
-insert_keys(Relation table, const Datum *values, ItemPointer tid)
+insert_keys(Relation table, HeapTuple tuple)
 {
-	List	   *indexes = RelationGetIndexList(table);
-	ListCell   *cell;
+	List	   *indexes = NIL;
+	Oid			only = InvalidOid;
+	int			n;
 
-	foreach(cell, indexes)
+	if (table->rd_indexvalid && list_length(table->rd_indexlist) == 1)
+		only = linitial_oid(table->rd_indexlist);
+	else
+		indexes = RelationGetIndexList(table);
+	n = OidIsValid(only) ? 1 : list_length(indexes);
+	for (int i = 0; i < n; i++)
 	{
-		Relation	index = index_open(lfirst_oid(cell), RowExclusiveLock);
+		Relation	index = index_open(OidIsValid(only) ? only : list_nth_oid(indexes, i), RowExclusiveLock);
 
-		if (index->rd_index->indisready)
-			insert_key(table, index, values, tid);
+		insert_into_index(table, index, tuple);
 		index_close(index, NoLock);
 	}
 	list_free(indexes);
 }
 
-/* Attributes of the table in their order, see CREATE TABLE. */
+/* As heap_form_tuple() does, but into place, and in a tenth of the time. */
+static HeapTuple
+form_tuple(const KpgOutboxChunk *chunk, Relation table)
+{
+	bool		is_short = chunk->len + VARHDRSZ_SHORT <= VARATT_SHORT_MAX;
+	Size		size = chunk->len + (is_short ? VARHDRSZ_SHORT : VARHDRSZ);
+	Size		len = ROW_OFFSET + offsetof(OutboxRow, data) + size;
+	HeapTuple	tuple = palloc(HEAPTUPLESIZE + len);
+	HeapTupleHeader header = (HeapTupleHeader) ((char *) tuple + HEAPTUPLESIZE);
+	OutboxRow  *row = (OutboxRow *) ((char *) header + ROW_OFFSET);
+
+	tuple->t_len = (uint32) len;
+	ItemPointerSetInvalid(&tuple->t_self);
+	tuple->t_tableOid = RelationGetRelid(table);
+	tuple->t_data = header;
+	memset(header, 0, ROW_OFFSET);
+	ItemPointerSetInvalid(&header->t_ctid);
+	HeapTupleHeaderSetNatts(header, ATTRIBUTES);
+	header->t_infomask = HEAP_HASVARWIDTH;
+	header->t_hoff = ROW_OFFSET;
+
+	row->txid = U64FromFullTransactionId(GetTopFullTransactionId());
+	row->seq = chunk->seq;
+	row->shape = chunk->shape;
+	row->changed_at = chunk->changed_at;
+	row->capture = chunk->capture;
+	row->rows = chunk->rows;
+	if (is_short)
+		SET_VARSIZE_SHORT(row->data, size);
+	else
+		SET_VARSIZE(row->data, size);
+	memcpy(row->data + (size - chunk->len), chunk->data, chunk->len);
+	return tuple;
+}
+
 static void
 insert(const KpgOutboxChunk *chunk, Relation table)
 {
-	bool		nulls[ATTRIBUTES] = {0};
-	Datum		txid = FullTransactionIdGetDatum(GetTopFullTransactionId());
-	struct varlena *data = palloc(VARHDRSZ + chunk->len);
-	Datum		values[ATTRIBUTES] = {
-		txid,
-		Int64GetDatum(chunk->seq),
-		Int64GetDatum(chunk->shape),
-		TimestampTzGetDatum(chunk->changed_at),
-		Int32GetDatum(chunk->capture),
-		Int32GetDatum(chunk->rows),
-		PointerGetDatum(data)
-	};
-	HeapTuple	tuple;
-	bool		push = !ActiveSnapshotSet();
+	HeapTuple	tuple = form_tuple(chunk, table);
+	bool		push = kpg_compat_insert_wants_snapshot(tuple) && !ActiveSnapshotSet();
 
-	Assert(RelationGetDescr(table)->natts == ATTRIBUTES);
-	SET_VARSIZE(data, VARHDRSZ + chunk->len);
-	memcpy(VARDATA(data), chunk->data, chunk->len);
-	tuple = heap_form_tuple(RelationGetDescr(table), values, nulls);
-	/* At the end of a transaction there is none; a table that has a TOAST table is not written without. */
+	if (RelationGetDescr(table)->natts != ATTRIBUTES)
+		elog(ERROR, "table \"%s\" has %d columns instead of %d", RelationGetRelationName(table),
+			 RelationGetDescr(table)->natts, ATTRIBUTES);
+	/* At the end of a transaction there is none; TOAST wants one. */
 	if (push)
 		PushActiveSnapshot(GetTransactionSnapshot());
 	/* Logical decoding has no use for it: what it tells of is in the WAL already. */
 	heap_insert(table, tuple, GetCurrentCommandId(true), HEAP_INSERT_NO_LOGICAL, NULL);
-	insert_keys(table, values, &tuple->t_self);
+	insert_keys(table, tuple);
 	if (push)
 		PopActiveSnapshot();
 }

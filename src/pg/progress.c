@@ -46,6 +46,10 @@ struct KpgProgress
 {
 	int64		params[PGSTAT_NUM_PROGRESS_PARAM];
 	KpgCompatProgress before;	/* what the process has reported on */
+	KpgProgressCounts counts;	/* of this process */
+	KpgProgressSlot *slots;		/* of those that help */
+	int			nslots;
+	KpgProgressSlot *own;		/* where this process helps; NULL: it does not */
 };
 
 static int64
@@ -102,19 +106,76 @@ kpg_progress_end(KpgProgress *progress)
 	pfree(progress);
 }
 
+KpgProgress *
+kpg_progress_help(KpgProgressSlot *slot)
+{
+	KpgProgress *progress = palloc0(sizeof(KpgProgress));
+
+	progress->own = slot;
+	return progress;
+}
+
+void
+kpg_progress_slot_init(KpgProgressSlot *slot)
+{
+	pg_atomic_init_u64(&slot->rows, 0);
+	pg_atomic_init_u64(&slot->raw_bytes, 0);
+	pg_atomic_init_u64(&slot->compressed_bytes, 0);
+	pg_atomic_init_u32(&slot->blobs, 0);
+}
+
+void
+kpg_progress_lead(KpgProgress *progress, KpgProgressSlot *slots, int n)
+{
+	progress->slots = slots;
+	progress->nslots = n;
+}
+
 void
 kpg_progress_phase(KpgProgress *progress, KpgPhase phase)
 {
+	if (progress->own != NULL)
+		return;
 	progress->params[PARAM_PHASE] = phase;
+	report(progress);
+}
+
+static void
+tell_slot(KpgProgressSlot *slot, const KpgProgressCounts *counts)
+{
+	pg_atomic_write_u64(&slot->rows, counts->rows);
+	pg_atomic_write_u64(&slot->raw_bytes, counts->raw_bytes);
+	pg_atomic_write_u64(&slot->compressed_bytes, counts->compressed_bytes);
+	pg_atomic_write_u32(&slot->blobs, (uint32) counts->blobs);
+}
+
+void
+kpg_progress_refresh(KpgProgress *progress)
+{
+	KpgProgressCounts sum = progress->counts;
+
+	for (int i = 0; i < progress->nslots; i++)
+	{
+		sum.rows += pg_atomic_read_u64(&progress->slots[i].rows);
+		sum.raw_bytes += pg_atomic_read_u64(&progress->slots[i].raw_bytes);
+		sum.compressed_bytes += pg_atomic_read_u64(&progress->slots[i].compressed_bytes);
+		sum.blobs += (int) pg_atomic_read_u32(&progress->slots[i].blobs);
+	}
+	progress->params[PARAM_BYTES] = (int64) sum.raw_bytes;
+	progress->params[PARAM_TUPLES] = (int64) sum.rows;
+	progress->params[PARAM_COMPRESSED_BYTES] = (int64) sum.compressed_bytes;
+	progress->params[PARAM_BLOBS] = sum.blobs;
 	report(progress);
 }
 
 void
 kpg_progress_counts(KpgProgress *progress, const KpgProgressCounts *counts)
 {
-	progress->params[PARAM_BYTES] = (int64) counts->raw_bytes;
-	progress->params[PARAM_TUPLES] = (int64) counts->rows;
-	progress->params[PARAM_COMPRESSED_BYTES] = (int64) counts->compressed_bytes;
-	progress->params[PARAM_BLOBS] = counts->blobs;
-	report(progress);
+	if (progress->own != NULL)
+	{
+		tell_slot(progress->own, counts);
+		return;
+	}
+	progress->counts = *counts;
+	kpg_progress_refresh(progress);
 }

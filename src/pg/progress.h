@@ -7,6 +7,7 @@
 
 #include "postgres.h"
 
+#include "port/atomics.h"
 #include "utils/uuid.h"
 
 /* The view kusto.progress names them. */
@@ -26,6 +27,15 @@ typedef struct KpgProgressCounts
 	int			blobs;			/* committed in the service's storage */
 } KpgProgressCounts;
 
+/* The counts of one of several processes, in shared memory. */
+typedef struct KpgProgressSlot
+{
+	pg_atomic_uint64 rows;
+	pg_atomic_uint64 raw_bytes;
+	pg_atomic_uint64 compressed_bytes;
+	pg_atomic_uint32 blobs;
+} KpgProgressSlot;
+
 typedef struct KpgProgress KpgProgress;
 
 /*
@@ -35,6 +45,19 @@ typedef struct KpgProgress KpgProgress;
  */
 extern KpgProgress *kpg_progress_begin(const pg_uuid_t *operation);
 extern void kpg_progress_end(KpgProgress *progress);
+
+/*
+ * Of a process that helps: its counts go into the slot, and whoever leads
+ * reports them with its own.
+ */
+extern KpgProgress *kpg_progress_help(KpgProgressSlot *slot);
+extern void kpg_progress_slot_init(KpgProgressSlot *slot);
+
+/* Who leads: count what these n processes report from now on; 0: no more. */
+extern void kpg_progress_lead(KpgProgress *progress, KpgProgressSlot *slots, int n);
+
+/* Report anew, because others have gone on. */
+extern void kpg_progress_refresh(KpgProgress *progress);
 
 /* Cheap, but not for each row. */
 extern void kpg_progress_phase(KpgProgress *progress, KpgPhase phase);

@@ -310,6 +310,18 @@ kpg_session_acquire(Oid serverid, Oid userid)
 	return &found->session;
 }
 
+KpgSession *
+kpg_session_share(KpgSession *session)
+{
+	SessionEntry *entry = (SessionEntry *) session;
+
+	Assert(entry->holders > 0);
+	if (!is_current(entry))
+		return NULL;
+	entry->holders++;
+	return session;
+}
+
 void
 kpg_session_release(KpgSession *session)
 {

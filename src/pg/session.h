@@ -45,6 +45,9 @@ extern const char *kpg_session_database(const KpgSession *session, const char *a
 extern KpgSession *kpg_session_acquire(Oid serverid, Oid userid);
 extern void kpg_session_release(KpgSession *session);
 
+/* Hold it once more; NULL when by now another one is to be acquired. */
+extern KpgSession *kpg_session_share(KpgSession *session);
+
 /* Acquire, and release when the memory context is reset or deleted. */
 extern KpgSession *kpg_session_acquire_in(MemoryContext context, Oid serverid, Oid userid);
 

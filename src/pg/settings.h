@@ -15,7 +15,8 @@ extern char *kpg_trusted_hosts; /* comma-separated host suffixes, "": none */
 
 /* blobs */
 extern int	kpg_max_blob_size_kb;	/* raw bytes of a blob, in kB */
-extern int	kpg_compression_level;	/* zlib's, 1 to 9 */
+extern int	kpg_compression_level;	/* gzip's, 1 to 9 */
+extern int	kpg_compression_threads;	/* of one export; 0: in the process itself */
 
 /* the network */
 extern int	kpg_connect_timeout_ms;

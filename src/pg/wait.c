@@ -18,6 +18,9 @@
 #include "report.h"
 #include "wait.h"
 
+/* A window of blocks to each of some storage accounts, and the endpoints. */
+#define CONNECTIONS_KEPT	32
+
 typedef struct MuxEntry
 {
 	dlist_node	node;
@@ -63,9 +66,17 @@ kpg_wait_mux(void)
 		MemoryContextDelete(context);
 		kpg_check(status, &err);
 	}
+	kpg_wait_keep(entry->mux, CONNECTIONS_KEPT);
 	dlist_push_head(&muxes, &entry->node);
 	current_mux = entry;
 	return entry->mux;
+}
+
+void
+kpg_wait_keep(KcMux *mux, int connections)
+{
+	/* AcquireExternalFD() grants a third of the process's files. */
+	kc_mux_keep(mux, Max(Min(connections, max_safe_fds / 6), 1));
 }
 
 static MuxEntry *
@@ -150,6 +161,7 @@ wait_event_id(KpgWaitEvent event)
 	static const char *const names[] = {
 		[KPG_WAIT_REQUEST] = "KustoRequest",
 		[KPG_WAIT_UPLOAD] = "KustoUpload",
+		[KPG_WAIT_PARALLEL] = "KustoParallel",
 		[KPG_WAIT_OUTCOME] = "KustoOutcome",
 		[KPG_WAIT_WORKER] = "KustoWorkerMain",
 		[KPG_WAIT_LAUNCHER] = "KustoLauncherMain"

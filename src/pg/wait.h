@@ -17,6 +17,7 @@ typedef enum KpgWaitEvent
 	KPG_WAIT_REQUEST,			/* KustoRequest: a command, query, probe, or
 								 * ingestion at once */
 	KPG_WAIT_UPLOAD,			/* KustoUpload: blocks under way */
+	KPG_WAIT_PARALLEL,			/* KustoParallel: workers that have not read all yet */
 	KPG_WAIT_OUTCOME,			/* KustoOutcome: kusto_wait */
 	KPG_WAIT_WORKER,			/* KustoWorkerMain: the worker is idle */
 	KPG_WAIT_LAUNCHER			/* KustoLauncherMain: the launcher is idle */
@@ -27,6 +28,12 @@ typedef enum KpgWaitEvent
  * its sockets with AcquireExternalFD().  Raises when it cannot be made.
  */
 extern KcMux *kpg_wait_mux(void);
+
+/*
+ * How many connections it keeps open when nothing uses them, as far as the
+ * process may have so many files; by default enough for one export.
+ */
+extern void kpg_wait_keep(KcMux *mux, int connections);
 
 /*
  * A client on a mux keeps it alive, between hold and drop, even when it broke

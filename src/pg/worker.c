@@ -20,6 +20,7 @@
 #include "catalog/pg_database.h"
 #include "miscadmin.h"
 #include "pgstat.h"
+#include "portability/instr_time.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
 #include "storage/ipc.h"
@@ -46,6 +47,9 @@
 #define DATABASE_CHECK_BUSY_MS	250
 #define LEAVE_DRAIN_MS		750
 #define LOOK_AGAIN_MS		500 /* the tables were locked */
+/* Twice as many as there are tasks: from one request to the next each may go to another host. */
+#define CONNECTIONS_KEPT	128
+#define LOOK_PAUSE			10	/* times as long as a look at what is staged took */
 #define RIVAL_PAUSE_MS		20	/* another worker ends or begins */
 #define RIVAL_TIMEOUT_MS	5000
 #define ERROR_PAUSE_MS		5000
@@ -333,9 +337,11 @@ typedef struct Loop
 	KcMux	   *mux;			/* that all tasks are on */
 	int64		resume_ms;		/* after an error: nothing before */
 	int64		look_ms;		/* next look at everything */
+	int64		staged_ms;		/* no look at what is staged before */
 	int64		database_ms;	/* next look whether somebody wants the database */
 	int64		end_ms;			/* next try to end; 0: there is work */
 	bool		woken;			/* something may have been staged */
+	bool		to_look;		/* it has not been looked for since */
 	bool		told_foreign;	/* the log has what will never be looked at */
 	bool		launched;		/* by the launcher, which waits for the first look */
 } Loop;
@@ -364,7 +370,30 @@ watch_mux(Loop *loop)
 		kpg_drain_forget_all();
 		loop->look_ms = 0;
 	}
+	if (loop->mux != mux)
+		kpg_wait_keep(mux, CONNECTIONS_KEPT);
 	loop->mux = mux;
+}
+
+/*
+ * Where much is staged that has to wait, a look takes long and finds little:
+ * with as many commits as there may be, looks leave most of the time to posts.
+ */
+static void
+look_at_staged(Loop *loop)
+{
+	instr_time	begun;
+	instr_time	took;
+	int64		now;
+
+	loop->to_look = false;
+	INSTR_TIME_SET_CURRENT(begun);
+	if (!kpg_worker_look(false))
+		loop->look_ms = Min(loop->look_ms, kpg_worker_now_ms() + LOOK_AGAIN_MS);
+	INSTR_TIME_SET_CURRENT(took);
+	INSTR_TIME_SUBTRACT(took, begun);
+	now = kpg_worker_now_ms();
+	loop->staged_ms = now + (int64) (INSTR_TIME_GET_MILLISEC(took) * LOOK_PAUSE);
 }
 
 static void
@@ -385,8 +414,9 @@ look(Loop *loop, int64 now)
 		/* One page of all that is open may be far from what is new. */
 		loop->woken = loop->woken || !kpg_worker_is_idle();
 	}
-	if ((loop->woken || kpg_worker_more_staged()) && !kpg_worker_look(false))
-		loop->look_ms = Min(loop->look_ms, now + LOOK_AGAIN_MS);
+	loop->to_look = loop->to_look || loop->woken || kpg_worker_more_staged();
+	if (loop->to_look && now >= loop->staged_ms)
+		look_at_staged(loop);
 }
 
 static void
@@ -444,8 +474,8 @@ turn(Loop *loop)
 		drain_due = kpg_drain_run(loop->woken);
 		due = Min(due, Min(jobs_due, drain_due));
 		due = Min(due, Min(loop->look_ms, loop->database_ms));
-		if (kpg_worker_more_staged())
-			due = 0;
+		if (loop->to_look || kpg_worker_more_staged())
+			due = Min(due, loop->staged_ms);
 		kpg_worker_trouble_write(now);
 		purge_due = kpg_worker_purge(now);
 		due = Min(due, purge_due);

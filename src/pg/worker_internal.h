@@ -10,6 +10,8 @@
  *	worker_unit.c	  one short transaction
  *	worker_look.c	  which operations are in memory
  *	worker_work.c	  driving them: what is begun, written, given up
+ *	worker_write.c	  writing what was decided
+ *	worker_group.c	  writing of several in one transaction
  *	worker_failure.c  what a failure means: its texts, whether to try again
  *	worker_command.c  the command that creates an operation's table
  *	worker_post.c	  telling Kusto of a blob
@@ -150,6 +152,7 @@ typedef struct WorkLane
 	bool		skipped;		/* by the last look at staged ones: enough waiting */
 	int			nposting;		/* posts and commands begun, also between tries */
 	int			npolling;		/* polls under way */
+	KpgSession *session;		/* that one of them has acquired in this run */
 } WorkLane;
 
 /* What the end of a task means; worked out once, then written, then applied. */
@@ -196,12 +199,17 @@ typedef struct WorkOperation
 	KpgSession *session;		/* NULL: to be acquired */
 	bool		session_stale;	/* acquire another when no task needs this one */
 	WorkBlob   *blobs;			/* parallel to row->blobs */
+	struct WorkWrite *written;	/* its changes have been; NULL: not yet */
+	struct WorkAttempt *attempt;	/* posts that are to begin now; NULL: none */
+	bool		claimed;		/* the attempt has been written */
 	KcRequestTask *command;		/* under way */
 	bool		command_done;	/* or there is none to run */
 	bool		command_held;	/* counts in its lane's nposting */
 	int			poll_window;	/* blobs that are asked for at once */
 	bool		over;			/* nothing to do any more: to be forgotten */
 	int64		due_ms;			/* nothing new before */
+	int64		next_ms;		/* when there was something to do, says the last run */
+	bool		active;			/* there is something, in this run */
 	bool		told_delay;		/* the log has it, with this code */
 	char		delay_code[64];
 	KcRetry		session_retry;	/* attempt 0: not begun */
@@ -209,6 +217,23 @@ typedef struct WorkOperation
 } WorkOperation;
 
 #define KPG_WORK_NEVER PG_INT64_MAX
+
+/* worker_group.c */
+
+/* Operations that a transaction writes of. */
+#define KPG_GROUP_MAX	64
+
+/* What a transaction writes of an operation; body may be called again after a rollback. */
+typedef struct WorkStep
+{
+	WorkOperation *op;
+	void		(*body) (void *arg);
+	void	   *arg;
+	bool		done;			/* committed; else it is to be done alone */
+} WorkStep;
+
+/* Do as many as possible of them in one transaction, if there are several. */
+extern void kpg_worker_group(const char *activity, WorkStep *steps, int n);
 
 /* worker_look.c */
 
@@ -234,6 +259,9 @@ extern bool kpg_worker_is_idle(void);
 
 /* Is it being retried although an earlier attempt has perhaps posted it? */
 extern bool kpg_worker_was_unknown(const KpgOpenBlob *row);
+
+/* Release the session that its operations share in a run. */
+extern void kpg_worker_unshare(WorkLane *lane);
 
 /* Drop it from memory, with all that is under way. */
 extern void kpg_worker_forget(WorkOperation *op);
@@ -273,6 +301,22 @@ extern bool kpg_worker_has_tasks(const WorkOperation *op);
 
 /* Do all that can be done now; when there will be more, by kpg_worker_now_ms(). */
 extern int64 kpg_worker_run(void);
+
+/* worker_write.c */
+
+#define KPG_ERROR_PAUSE_MS	2000	/* a transaction failed */
+
+/* Leave it alone for a while. */
+extern void kpg_worker_pause(WorkOperation *op, KpgUnitResult result);
+
+/* Is something decided and not written, or nothing left to be decided? */
+extern bool kpg_worker_must_write(const WorkOperation *op);
+
+/* Write what was decided of several; it is applied by kpg_worker_write(). */
+extern void kpg_worker_write_group(int64 now_ms);
+
+/* Write what was decided, unless that has been done, and apply it. */
+extern void kpg_worker_write(WorkOperation *op);
 
 /*
  * Nothing will ever get better: end what is open of the operation.  What has
@@ -324,7 +368,7 @@ extern KpgFailure *kpg_worker_failure_from(WorkOperation *op, const ErrorData *e
 
 /*
  * The kinds of work.  due: when something could begin, KPG_WORK_NEVER when
- * nothing can.  start: begin what is due; it may find that the operation is
+ * nothing can.  start: begin it, as far as it is due; it may find that the operation is
  * over.  decide: what the end of a blob's task means, into blob->change.
  */
 
@@ -335,8 +379,17 @@ extern void kpg_worker_command_finish(WorkOperation *op);
 
 /* worker_post.c */
 extern int64 kpg_worker_post_due(const WorkOperation *op);
-extern void kpg_worker_post_start(WorkOperation *op, int64 now_ms);
 extern void kpg_worker_post_decide(WorkOperation *op, WorkBlob *blob);
+
+/*
+ * Posts begin in three steps: those that are due get their places and become
+ * op->attempt; the attempt is written, by the step alone or in a group;
+ * op->attempt is begun.  drop: it could not be written.
+ */
+extern void kpg_worker_post_gather(WorkOperation *op, int64 now_ms);
+extern WorkStep kpg_worker_post_claim(WorkOperation *op);
+extern void kpg_worker_post_start(WorkOperation *op);
+extern void kpg_worker_post_drop(WorkOperation *op);
 
 /*
  * A place among the posts of a lane, which a command or blob has from its

@@ -119,11 +119,20 @@ lane_of(const char *server, Oid owner)
 	return lane;
 }
 
+void
+kpg_worker_unshare(WorkLane *lane)
+{
+	if (lane->session != NULL)
+		kpg_session_release(lane->session);
+	lane->session = NULL;
+}
+
 static void
 free_lane_if_empty(WorkLane *lane)
 {
 	if (lane->noperations > 0)
 		return;
+	kpg_worker_unshare(lane);
 	Assert(lane->nwaiting == 0 && lane->nposting == 0 && lane->npolling == 0);
 	dlist_delete(&lane->node);
 	pfree(lane->server);

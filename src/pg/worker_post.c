@@ -72,21 +72,22 @@ kpg_worker_post_due(const WorkOperation *op)
 
 /* ---- beginning ---- */
 
-typedef struct Attempt
+typedef struct WorkAttempt
 {
 	WorkOperation *op;
 	WorkBlob  **blobs;
 	bool	   *newly_held;		/* parallel to blobs */
 	int			nblobs;
 	bool		lost;			/* somebody else has it */
-} Attempt;
+} WorkAttempt;
 
 static void
 attempt_body(void *arg)
 {
-	Attempt    *attempt = arg;
+	WorkAttempt *attempt = arg;
 	const KpgOpenOperation *row = attempt->op->row;
 
+	attempt->lost = false;
 	if (row->state == KPG_STATE_STAGED && !kpg_operations_claim(&row->id))
 	{
 		attempt->lost = true;
@@ -220,25 +221,14 @@ start_post(WorkOperation *op, WorkBlob *blob)
 	MemoryContextSwitchTo(old);
 }
 
-/* What could not be claimed takes no place from others. */
-static void
-release_unclaimed(Attempt *attempt)
-{
-	for (int i = 0; i < attempt->nblobs; i++)
-	{
-		if (attempt->newly_held[i])
-			kpg_worker_post_release(attempt->op, &attempt->blobs[i]->held);
-	}
-}
-
 void
-kpg_worker_post_start(WorkOperation *op, int64 now_ms)
+kpg_worker_post_gather(WorkOperation *op, int64 now_ms)
 {
-	Attempt		attempt = {.op = op};
-	KpgUnitResult result;
+	WorkAttempt *attempt = MemoryContextAllocZero(op->scratch, sizeof(WorkAttempt));
 
-	attempt.blobs = MemoryContextAlloc(op->scratch, sizeof(WorkBlob *) * (Size) op->row->nblobs);
-	attempt.newly_held = MemoryContextAlloc(op->scratch, sizeof(bool) * (Size) op->row->nblobs);
+	attempt->op = op;
+	attempt->blobs = MemoryContextAlloc(op->scratch, sizeof(WorkBlob *) * (Size) op->row->nblobs);
+	attempt->newly_held = MemoryContextAlloc(op->scratch, sizeof(bool) * (Size) op->row->nblobs);
 	for (int i = 0; i < op->row->nblobs; i++)
 	{
 		WorkBlob   *blob = &op->blobs[i];
@@ -247,30 +237,53 @@ kpg_worker_post_start(WorkOperation *op, int64 now_ms)
 			continue;
 		if (!kpg_worker_post_room(op, blob->held))
 			break;
-		/* Held before it is claimed, so that the lane's share bounds this loop. */
-		attempt.newly_held[attempt.nblobs] = !blob->held;
+		/* Held before it is claimed, so that the lane's share bounds all attempts. */
+		attempt->newly_held[attempt->nblobs] = !blob->held;
 		kpg_worker_post_hold(op, &blob->held);
-		attempt.blobs[attempt.nblobs++] = blob;
+		attempt->blobs[attempt->nblobs++] = blob;
 	}
-	result = kpg_worker_unit("claiming an export", attempt_body, &attempt, NULL);
-	if (result != KPG_UNIT_DONE)
+	if (attempt->nblobs > 0)
+		op->attempt = attempt;
+}
+
+WorkStep
+kpg_worker_post_claim(WorkOperation *op)
+{
+	return (WorkStep) {.op = op, .body = attempt_body, .arg = op->attempt};
+}
+
+/* What could not be claimed takes no place from others. */
+void
+kpg_worker_post_drop(WorkOperation *op)
+{
+	const WorkAttempt *attempt = op->attempt;
+
+	op->attempt = NULL;
+	for (int i = 0; attempt != NULL && i < attempt->nblobs; i++)
 	{
-		release_unclaimed(&attempt);
-		op->due_ms = now_ms + 1000;
-		return;
+		if (attempt->newly_held[i])
+			kpg_worker_post_release(op, &attempt->blobs[i]->held);
 	}
-	op->over = attempt.lost;
+}
+
+void
+kpg_worker_post_start(WorkOperation *op)
+{
+	const WorkAttempt *attempt = op->attempt;
+
+	op->attempt = NULL;
+	op->over = attempt->lost;
 	if (op->over)
 		return;
 	KPG_FAULT("claimed");
 	if (op->row->state == KPG_STATE_STAGED)
 		op->lane->nwaiting--;
 	op->row->state = KPG_STATE_POSTING;
-	for (int i = 0; i < attempt.nblobs; i++)
+	for (int i = 0; i < attempt->nblobs; i++)
 	{
-		attempt.blobs[i]->row->state = KPG_STATE_POSTING;
-		attempt.blobs[i]->row->post_attempts++;
-		start_post(op, attempt.blobs[i]);
+		attempt->blobs[i]->row->state = KPG_STATE_POSTING;
+		attempt->blobs[i]->row->post_attempts++;
+		start_post(op, attempt->blobs[i]);
 	}
 }
 

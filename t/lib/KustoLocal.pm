@@ -243,6 +243,9 @@ sub blobs { my ($self) = @_; return $self->_call('GET', '/blobs') }
 # { bytes, requests, blobs } of the account that throws all away (config discard).
 sub discarded { my ($self) = @_; return $self->_call('GET', '/discard') }
 
+# { listener => { open, accepted } }
+sub connections { my ($self) = @_; return $self->_call('GET', '/connections') }
+
 # A bearer token, and the end of all that have been issued; of a kind only: 'bearer', 'identity'.
 sub issue_token { my ($self) = @_; return $self->_call('POST', '/token', undef, {})->{token} }
 sub revoke_tokens { my ($self, $kind) = @_; return $self->_call('POST', '/tokens/revoke', undef, { kind => $kind }) }

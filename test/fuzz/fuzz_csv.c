@@ -8,6 +8,7 @@
 #include "fuzz.h"
 
 #include "core/csv.h"
+#include "core/json.h"
 
 #define MAX_CELLS 4096
 
@@ -98,20 +99,55 @@ plain_part(KcSlice text)
 	return kc_slice_n(text.data, len);
 }
 
+/* In pieces of step bytes, as whoever writes straight into the buffer does. */
 static void
 write_pieces(KcCsvWriter *csv, KcSlice text, size_t step)
 {
-	kc_csv_quote_open(csv);
+	KcBuf		field;
+
+	kc_buf_init(&field, &kc_alloc_malloc, KC_BUF_UNLIMITED);
 	for (size_t at = 0; at < text.len; at += step)
 	{
 		size_t		len = text.len - at < step ? text.len - at : step;
 
-		if (memchr(text.data + at, '"', len) == NULL)
-			kc_buf_append(csv->out, text.data + at, len);
-		else
-			kc_csv_piece(csv, text.data + at, len);
+		holds(kc_buf_reserve(&field, len * KC_CSV_TEXT_GROWTH));
+		field.len = (size_t) (kc_csv_put_text(field.data + field.len, text.data + at, len) - field.data);
 	}
-	kc_csv_quote_close(csv);
+	kc_csv_plain(csv, "\"", 1);
+	kc_buf_append(csv->out, field.data, field.len);
+	kc_buf_char(csv->out, '"');
+	kc_buf_free(&field);
+}
+
+/* What JSON makes of it can be read back, in a field as outside. */
+static void
+check_json(KcSlice text)
+{
+	KcBuf		plain;
+	KcBuf		doubled;
+	KcBuf		field;
+	KcBuf		back;
+
+	kc_buf_init(&plain, &kc_alloc_malloc, KC_BUF_UNLIMITED);
+	kc_buf_init(&doubled, &kc_alloc_malloc, KC_BUF_UNLIMITED);
+	kc_buf_init(&field, &kc_alloc_malloc, KC_BUF_UNLIMITED);
+	kc_buf_init(&back, &kc_alloc_malloc, KC_BUF_UNLIMITED);
+	kc_buf_char(&plain, '"');
+	holds(kc_buf_reserve(&plain, text.len * KC_CSV_JSON_GROWTH + 2));
+	plain.len = (size_t) (kc_csv_put_json(plain.data + plain.len, text.data, text.len, false) - plain.data);
+	kc_buf_char(&plain, '"');
+	kc_json_unescape(&back, (KcJsonValue) {KC_JSON_STRING, kc_buf_view(&plain)});
+	holds(kc_slice_eq(kc_buf_view(&back), text));
+
+	holds(kc_buf_reserve(&field, text.len * KC_CSV_JSON_GROWTH + 1));
+	field.len = (size_t) (kc_csv_put_json(field.data, text.data, text.len, true) - field.data);
+	holds(kc_buf_reserve(&doubled, plain.len * KC_CSV_TEXT_GROWTH));
+	doubled.len = (size_t) (kc_csv_put_text(doubled.data, plain.data + 1, plain.len - 2) - doubled.data);
+	holds(kc_slice_eq(kc_buf_view(&field), kc_buf_view(&doubled)));
+	kc_buf_free(&plain);
+	kc_buf_free(&doubled);
+	kc_buf_free(&field);
+	kc_buf_free(&back);
 }
 
 static Cell
@@ -130,6 +166,7 @@ write_field(KcCsvWriter *csv, FuzzInput *in, int op)
 		len = (len - 200) * 100;
 	cell.text = fuzz_slice(in, len);
 	cell.quoted = op != 1;
+	check_json(cell.text);
 	if (op == 1)
 	{
 		cell.text = plain_part(cell.text);

@@ -61,21 +61,72 @@ test_rows(void)
 	is_bytes(out.data + out.len, 1, "", 1, "the buffer stays terminated");
 }
 
-static void
-test_pieces(void)
+/* What a plain loop makes of a JSON string. */
+static size_t
+escape(char *p, const char *data, size_t len, bool in_field)
 {
-	begin();
-	kc_csv_null(&csv);
-	kc_csv_quote_open(&csv);
-	kc_csv_piece(&csv, "a\"", 2);
-	kc_buf_str(&out, "[1,2]");
-	kc_csv_piece(&csv, NULL, 0);
-	kc_csv_piece(&csv, "\"", 1);
-	kc_csv_quote_close(&csv);
-	kc_csv_quote_open(&csv);
-	kc_csv_quote_close(&csv);
-	kc_csv_row_end(&csv);
-	is_slice(kc_buf_view(&out), ",\"a\"\"[1,2]\"\"\",\"\"\n", "piece by piece");
+	size_t		n = 0;
+
+	for (size_t i = 0; i < len; i++)
+	{
+		unsigned char c = (unsigned char) data[i];
+		static const char special[] = "\b\f\n\r\t\"\\";
+		const char *at = c == '\0' ? NULL : strchr(special, c);
+
+		if (at != NULL)
+			n += (size_t) sprintf(p + n, "\\%s%c", c == '"' && in_field ? "\"" : "", "bfnrt\"\\"[at - special]);
+		else if (c < 0x20)
+			n += (size_t) sprintf(p + n, "\\u%04x", c);
+		else
+			p[n++] = (char) c;
+	}
+	return n;
+}
+
+/*
+ * Texts of every length with each byte at every place, copied into pieces of memory that are
+ * just as large as the result: nothing may be read or written beyond.
+ */
+static void
+test_put(void)
+{
+	int			wrong = 0;
+
+	for (size_t len = 1; len < 36; len++)
+	{
+		for (size_t at = 0; at < len * 256; at++)
+		{
+			char	   *text = malloc(len);
+			char		want[6 * 36];
+			size_t		want_len;
+			char	   *got;
+
+			memset(text, 'x', len);
+			text[at / 256] = (char) at;
+			text[len - 1 - at / 512] = (char) at;
+			for (int in_field = 0; in_field < 2; in_field++)
+			{
+				want_len = escape(want, text, len, in_field);
+				got = malloc(want_len);
+				if (kc_csv_put_json(got, text, len, in_field) != got + want_len || memcmp(got, want, want_len) != 0)
+					wrong++;
+				free(got);
+			}
+			want_len = 0;
+			for (size_t i = 0; i < len; i++)
+			{
+				if (text[i] == '"')
+					want[want_len++] = '"';
+				want[want_len++] = text[i];
+			}
+			got = malloc(want_len);
+			if (kc_csv_put_text(got, text, len) != got + want_len || memcmp(got, want, want_len) != 0)
+				wrong++;
+			free(got);
+			free(text);
+		}
+	}
+	is(wrong, 0, "every byte at every place");
 }
 
 static void
@@ -165,9 +216,8 @@ test_limit(void)
 		if (small.len != 0)
 			wrong++;
 		kc_csv_null(&csv);
-		kc_csv_quote_open(&csv);
-		kc_csv_piece(&csv, text, sizeof(text));
-		kc_csv_quote_close(&csv);
+		kc_csv_quoted(&csv, text, sizeof(text));
+		kc_csv_row_end(&csv);
 		if (!fits && small.failed != KC_ERR_LIMIT)
 			wrong++;
 		kc_buf_free(&small);
@@ -201,9 +251,7 @@ test_nomem(void)
 		kc_csv_begin(&csv, &buf);
 		kc_csv_row_begin(&csv);
 		kc_csv_quoted(&csv, text, sizeof(text));
-		kc_csv_quote_open(&csv);
-		kc_csv_piece(&csv, text, sizeof(text));
-		kc_csv_quote_close(&csv);
+		kc_csv_quoted(&csv, text, sizeof(text));
 		kc_csv_row_end(&csv);
 		is(buf.failed, fa.has_failed ? KC_ERR_NOMEM : KC_OK, "memory");
 		kc_buf_free(&buf);
@@ -218,7 +266,7 @@ main(void)
 {
 	kc_buf_init(&out, &kc_alloc_malloc, KC_BUF_UNLIMITED);
 	test_rows();
-	test_pieces();
+	test_put();
 	test_discard();
 	test_every_place();
 	test_limit();

@@ -31,7 +31,7 @@ small_options(void)
 {
 	return (KcIngestOptions) {
 		.operation_id = operation_id,.max_blob_size = 1 << 30,.chunk_size = 4096,.block_size = 8192,
-			.window = 3,.properties = {.database = kc_slice("my db/\xc3\xa9"),.table = kc_slice("T"),
+			.window = 3,.threads = 1,.properties = {.database = kc_slice("my db/\xc3\xa9"),.table = kc_slice("T"),
 			.report = KC_REPORT_ALL}
 	};
 }

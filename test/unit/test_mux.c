@@ -8,6 +8,7 @@
 #include <netdb.h>
 #include <semaphore.h>
 #include <sys/eventfd.h>
+#include <sys/timerfd.h>
 
 #include "core/http.h"
 #include "fail_alloc.h"
@@ -40,6 +41,56 @@ getaddrinfo(const char *node, const char *service, const struct addrinfo *hints,
 		return EAI_AGAIN;
 	}
 	return real(node, service, hints, res);
+}
+
+/* ---- how often a timer is set ---- */
+
+static int	timers_set;
+
+typedef int (*TimerfdSettime) (int, int, const struct itimerspec *, struct itimerspec *);
+
+__attribute__((visibility("default")))
+int
+timerfd_settime(int fd, int flags, const struct itimerspec *new, struct itimerspec *old)
+{
+	TimerfdSettime real = (TimerfdSettime) dlsym(RTLD_NEXT, "timerfd_settime");
+
+	timers_set++;
+	return real(fd, flags, new, old);
+}
+
+static void
+ignore_timer(KcTimer *timer)
+{
+	(void) timer;
+}
+
+static void
+test_rearming(void)
+{
+	Harness		h;
+	KcTimer		far = {.fire = ignore_timer};
+	KcTimer		farther = {.fire = ignore_timer};
+	KcTimer		near = {.fire = ignore_timer};
+	int64_t		now_ms;
+	int			before;
+
+	harness_start(&h, &kc_alloc_malloc, NULL);
+	now_ms = kc_mux_clock(h.mux)->monotonic_ms(kc_mux_clock(h.mux)->arg);
+	kc_mux_timer_set(h.mux, &far, now_ms + 100000);
+	before = timers_set;
+	kc_mux_timer_set(h.mux, &farther, now_ms + 200000);
+	for (int i = 0; i < 10; i++)
+		must(kc_mux_drive(h.mux, NULL) == KC_OK);
+	is(timers_set, before, "what is due first is known to the kernel, and not told again");
+	kc_mux_timer_set(h.mux, &near, now_ms + 50000);
+	is(timers_set, before + 1, "something earlier is told");
+	kc_mux_timer_cancel(h.mux, &near);
+	must(kc_mux_drive(h.mux, NULL) == KC_OK);
+	is(timers_set, before + 2, "and that it is not wanted any more");
+	kc_mux_timer_cancel(h.mux, &far);
+	kc_mux_timer_cancel(h.mux, &farther);
+	harness_stop(&h);
 }
 
 /* ---- timers ---- */
@@ -357,6 +408,56 @@ test_descriptors(Server *server)
 	is(d.taken, 0, "all descriptors are given back");
 }
 
+/* ---- connections that are kept ---- */
+
+/* So many requests at once, each of which needs a connection of its own. */
+static void
+get_at_once(Harness *h, Server *server, int n)
+{
+	KcHttp	   *http[16];
+	KcError		err;
+	char		url[128];
+
+	must(n <= 16);
+	snprintf(url, sizeof(url), "%s/", server->origin);
+	for (int i = 0; i < n; i++)
+		must(start_get(h, url, 0, &http[i], &err) == KC_OK);
+	for (int i = 0; i < n; i++)
+	{
+		(void) harness_until(h, &http[i]->done);
+		must(http[i]->error.status == KC_OK);
+		kc_http_free(http[i]);
+	}
+}
+
+static void
+test_kept_connections(Server *server)
+{
+	Descriptors d = {.limit = 100};
+	KcMuxHooks	hooks = {acquire_fd, release_fd, &d};
+	Harness		h;
+	int			base;
+	int			connections;
+
+	server_clear(server);
+	/* So slowly that all are under way together. */
+	server_rule(server, (ServerRule) {.body = "fine",.action = SERVER_DRIP});
+	harness_start(&h, &kc_alloc_malloc, &hooks);
+	base = d.taken;
+	kc_mux_keep(h.mux, 3);
+	get_at_once(&h, server, 12);
+	is(d.taken, base + 3, "of twelve connections those stay open that are to be kept");
+	kc_mux_keep(h.mux, 12);
+	get_at_once(&h, server, 12);
+	is(d.taken, base + 12, "or all of them");
+	connections = server->nconnections;
+	for (int i = 0; i < 5; i++)
+		get_at_once(&h, server, 12);
+	is(server->nconnections, connections, "and these serve all that comes");
+	harness_stop(&h);
+	is(d.taken, 0, "in the end all are closed");
+}
+
 /* ---- memory ---- */
 
 static void
@@ -378,6 +479,7 @@ main(void)
 	Server		server;
 
 	server_start(&server);
+	test_rearming();
 	test_timers();
 	test_watches();
 	test_cancel(&server);
@@ -385,6 +487,7 @@ main(void)
 	test_timeouts();
 	test_slow_resolver();
 	test_descriptors(&server);
+	test_kept_connections(&server);
 	test_out_of_memory();
 	server_stop(&server);
 	return done_testing();

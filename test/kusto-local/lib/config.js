@@ -14,7 +14,7 @@ export const DEFAULTS = {
   // Ingestion resources: accounts to name (null: all), resource types to leave out.
   accounts: null,
   omit_resources: [],
-  // Blobs go to an account that swallows them.
+  // Blobs go to an account that swallows them: ours, or one at this URI that somebody else serves.
   discard: false,
   // Milliseconds from the first message of a batch to its ingestion.
   batching_ms: 50,
@@ -40,6 +40,8 @@ export const DEFAULTS = {
   dynamic_as_text: true,
 };
 
+const TYPES = { discard: ['boolean', 'string'] };
+
 const CHOICES = {
   auth: ['required', 'none'],
   metadata: ['aad', 'null', 'missing', 'empty'],
@@ -56,8 +58,9 @@ export function changeConfig(config, changes) {
     if (!(key in DEFAULTS)) throw new RangeError(`unknown configuration key: ${key}`);
     if (CHOICES[key] && !CHOICES[key].includes(value))
       throw new RangeError(`${key} must be one of ${CHOICES[key].join(', ')}`);
-    if (!CHOICES[key] && key !== 'accounts' && typeof value !== typeof DEFAULTS[key]) {
-      throw new RangeError(`${key} must be a ${typeof DEFAULTS[key]}`);
+    const types = TYPES[key] ?? [typeof DEFAULTS[key]];
+    if (!CHOICES[key] && key !== 'accounts' && !types.includes(typeof value)) {
+      throw new RangeError(`${key} must be a ${types.join(' or a ')}`);
     }
   }
   return Object.assign(config, changes);

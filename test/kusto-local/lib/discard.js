@@ -31,9 +31,18 @@ export class DiscardAccount {
     return this.listener.close();
   }
 
-  resource(container, lifetimeSeconds) {
+  // The account that the configuration names: this one, or another server's.
+  base(config) {
+    return config.discard === true ? this.url : config.discard;
+  }
+
+  has(blobPath, config) {
+    return [this.url, this.base(config)].some((url) => url && blobPath.startsWith(`${url}/`));
+  }
+
+  resource(container, lifetimeSeconds, config) {
     const se = `${new Date(Date.now() + lifetimeSeconds * 1000).toISOString().slice(0, 19)}Z`;
-    return `${this.url}/${ACCOUNT}/${container}?sv=2023-11-03&se=${encodeURIComponent(se)}&sr=c&sp=rwd&sig=${this.signature}`;
+    return `${this.base(config)}/${ACCOUNT}/${container}?sv=2023-11-03&se=${encodeURIComponent(se)}&sr=c&sp=rwd&sig=${this.signature}`;
   }
 
   async swallow({ req, method, path, query }) {

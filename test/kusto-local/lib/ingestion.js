@@ -207,7 +207,7 @@ export class Ingestion {
     const { service } = this;
     const where = { db: message.database, table: message.table, path: withoutQuery(message.blobPath) };
     this.checkIdentity(message, where);
-    if (service.discard.listener.url && message.blobPath.startsWith(`${service.discard.url}/`))
+    if (service.discard.has(message.blobPath, service.config))
       return { status: 'Succeeded' };
     const table = this.target(message);
     const { skip, options } = this.properties(message, table);

@@ -75,7 +75,7 @@ export class DataManagementCommands {
       }
     }
     if (config.discard) {
-      for (const name of ['discard-0', 'discard-1']) rows.push(['TempStorage', discard.resource(name, life)]);
+      for (const name of ['discard-0', 'discard-1']) rows.push(['TempStorage', discard.resource(name, life, config)]);
     }
     return rows.filter(([type]) => !config.omit_resources.includes(type));
   }

@@ -2,6 +2,8 @@
 // reported, and each protocol violation that the service must find.
 import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
+import { once } from 'node:events';
+import http from 'node:http';
 import { after, before, beforeEach, test } from 'node:test';
 import { gzipSync } from 'node:zlib';
 import { StrictClient } from './client.js';
@@ -328,6 +330,25 @@ test('the discard account swallows blobs and acknowledges them', async () => {
   const { bytes, blobs } = await service.get('/discard');
   assert.equal(bytes, gzipSync(GOOD).length);
   assert.equal(blobs, 1);
+  assert.deepEqual(await kinds(), []);
+});
+
+test('another server can play the discard account', async (t) => {
+  const paths = [];
+  const other = http.createServer((req, res) => {
+    paths.push(new URL(req.url, 'http://other').pathname);
+    req.resume().once('end', () => res.writeHead(201).end());
+  });
+  await once(other.listen(0, '127.0.0.1'), 'listening');
+  t.after(() => other.close());
+  await service.post('/config', { discard: `http://127.0.0.1:${other.address().port}` });
+  await client.connect();
+  const status = await client.ingest(GOOD);
+  assert.equal(status.Status, 'Succeeded');
+  assert.equal(paths.length, 1);
+  assert.match(paths[0], /^\/discard\/discard-[01]\//);
+  assert.equal((await service.get('/discard')).blobs, 0);
+  assert.deepEqual(await service.rows('telemetry', 'T'), []);
   assert.deepEqual(await kinds(), []);
 });
 
