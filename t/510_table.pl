@@ -189,6 +189,29 @@ is($how->{tables}, 2, 'some that inherit: not the parent');
 is($how->{launched}, 2, 'a materialized view: by all');
 ($how) = same_as_query('view', 'a view', parallel => 3);
 is($how->{query}, 1, 'a view: as a query');
+
+# What restricts or hides is not always a condition in the plan: of a partial index none is left, and
+# what workers may not compute is computed above them.
+$pg->sql(<<~'SQL');
+	CREATE TABLE tenants (a int NOT NULL, b int NOT NULL);
+	INSERT INTO tenants SELECT i, i % 100 FROM generate_series(1, 20000) i;
+	CREATE INDEX ON tenants (a, b) WHERE b = 7;
+	VACUUM ANALYZE tenants;
+	CREATE VIEW one_tenant WITH (security_barrier) AS SELECT a, b FROM tenants WHERE b = 7;
+	CREATE FUNCTION mask(text) RETURNS text LANGUAGE plpgsql STABLE PARALLEL RESTRICTED COST 1
+		AS $$ BEGIN RETURN 'masked'; END $$;
+	CREATE TABLE people (id bigint, ssn text, pad text);
+	INSERT INTO people SELECT i, 'secret ' || i, repeat('p', 200) FROM generate_series(1, 30000) i;
+	VACUUM ANALYZE people;
+	CREATE VIEW masked AS SELECT id, mask(ssn) AS ssn FROM people;
+	SQL
+my $gather = 'SET LOCAL parallel_setup_cost = 0; SET LOCAL parallel_tuple_cost = 0; SET LOCAL min_parallel_table_scan_size = 0';
+like($pg->sql('EXPLAIN SELECT * FROM one_tenant'), qr/^Index Only Scan[^\n]*$/, 'a plan of a view that has no condition');
+($how, $operation) = same_as_query('one_tenant', 'a partial index');
+is($operation->{rows}, 200, 'a partial index: the rows of the view');
+same_as_query('masked', 'a Gather that computes', before => $gather);
+($how) = same_as_query('people', 'a Gather that does not', before => $gather);
+is($how->{query}, 0, 'a Gather that does not: no query is needed');
 ($how) = same_as_query('unlogged', 'an unlogged table', parallel => 3);
 is($how->{launched}, 2, 'an unlogged table: by all');
 ($how) = same_as_query('narrow', 'a table whose index alone would do', parallel => 3, before => 'SET LOCAL enable_seqscan = off');
@@ -418,6 +441,13 @@ is($operation->{rows}, 2000, 'row security: the rows that may be seen');
 ($how, $operation) = same_as_query('mine', 'row security, for its owner', parallel => 3);
 is($how->{launched}, 2, 'row security, for its owner: by all');
 is($operation->{rows}, 4000, 'row security, for its owner: all');
+$pg->sql(<<~'SQL');
+	GRANT SELECT ON tenants TO reader;
+	ALTER TABLE tenants ENABLE ROW LEVEL SECURITY;
+	CREATE POLICY one ON tenants FOR SELECT TO reader USING (b = 7);
+	SQL
+($how, $operation) = same_as_query('tenants', 'row security by a partial index', user => 'reader');
+is($operation->{rows}, 200, 'row security by a partial index: the rows that may be seen');
 $pg->fails_like('SET row_security = off; SELECT ' . table_call('mine', 'X'), { sqlstate => '42501', message => qr/row-level security/ },
 	'row_security = off', user => 'reader');
 

@@ -56,10 +56,10 @@ typedef struct KpgPlainTable
 
 /*
  * The tables, KpgPlainTable, whose rows are the query's result: all of them,
- * each as it is stored, in any order.  NIL: the query is more than that.  What
- * executing the query would lock is locked; the privileges that it takes are
- * checked, as the executor would do.
+ * each as it is stored, in any order.  The query is SELECT * FROM relation.  NIL:
+ * it is more than that.  What executing the query would lock is locked; the
+ * privileges that it takes are checked, as the executor would do.
  */
-extern List *kpg_exec_plain_tables(KpgQuery *query);
+extern List *kpg_exec_plain_tables(KpgQuery *query, Oid relation);
 
 #endif							/* KPG_EXEC_H */

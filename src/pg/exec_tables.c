@@ -2,19 +2,29 @@
  * exec_tables.c
  *	  Whether a query is nothing but the rows of tables.
  *
- * Its plan tells: whatever stands between a table and the query's result - row
- * security, rules, generated columns, another access method's or an
- * extension's own way of reading - is in the plan as a node, a condition or an
- * expression that is not known here.  So nothing has to be guessed from the
- * catalogs, and what is new to us makes a query that is run as it is.
+ * Its plan tells: whatever stands between a table and the query's result -
+ * generated columns, another access method's or an extension's own way of
+ * reading - is in the plan as a node, a condition or an expression that is not
+ * known here.  So nothing has to be guessed from the catalogs, and what is new
+ * to us makes a query that is run as it is.  One condition is not in the plan:
+ * that which a partial index implies.
+ *
+ * Whether somebody may see all rows is not left to the plan's form alone: views
+ * and tables with row security always make a query.
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
 #include "access/table.h"
 #include "catalog/pg_am.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_index.h"
 #include "miscadmin.h"
 #include "parser/parsetree.h"
+#include "utils/lsyscache.h"
 #include "utils/rel.h"
+#include "utils/rls.h"
+#include "utils/syscache.h"
 
 #include "compat.h"
 #include "exec_internal.h"
@@ -87,6 +97,39 @@ add_table(PlainWalk *walk, const Scan *scan)
 	return n == walk->ncolumns;
 }
 
+/* Then the index is the condition, which the plan has no more. */
+static bool
+is_partial(Oid index)
+{
+	HeapTuple	tuple = SearchSysCache1(INDEXRELID, ObjectIdGetDatum(index));
+	bool		partial;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for index %u", index);
+	partial = !heap_attisnull(tuple, Anum_pg_index_indpred, NULL);
+	ReleaseSysCache(tuple);
+	return partial;
+}
+
+/* A node that can compute expressions gives what the one below gives. */
+static bool
+passes_through(const Plan *plan)
+{
+	ListCell   *cell;
+
+	if (outerPlan(plan) == NULL || list_length(plan->targetlist) != list_length(outerPlan(plan)->targetlist))
+		return false;
+	foreach(cell, plan->targetlist)
+	{
+		const TargetEntry *entry = lfirst_node(TargetEntry, cell);
+		const Var  *var = (const Var *) entry->expr;
+
+		if (entry->resjunk || !IsA(var, Var) || var->varno != OUTER_VAR || var->varattno != entry->resno)
+			return false;
+	}
+	return true;
+}
+
 static bool
 is_plain(PlainWalk *walk, Plan *plan)
 {
@@ -102,9 +145,10 @@ is_plain(PlainWalk *walk, Plan *plan)
 		case T_IndexOnlyScan:
 			return ((IndexOnlyScan *) plan)->indexqual == NIL &&
 				((IndexOnlyScan *) plan)->indexorderby == NIL &&
+				!is_partial(((IndexOnlyScan *) plan)->indexid) &&
 				add_table(walk, (Scan *) plan);
 		case T_Gather:
-			return is_plain(walk, outerPlan(plan));
+			return passes_through(plan) && is_plain(walk, outerPlan(plan));
 		case T_Append:
 			foreach(cell, ((Append *) plan)->appendplans)
 			{
@@ -117,12 +161,21 @@ is_plain(PlainWalk *walk, Plan *plan)
 	}
 }
 
+static bool
+hides_rows(Oid relation)
+{
+	char		relkind = get_rel_relkind(relation);
+
+	return (relkind != RELKIND_RELATION && relkind != RELKIND_PARTITIONED_TABLE && relkind != RELKIND_MATVIEW) ||
+		check_enable_rls(relation, InvalidOid, true) == RLS_ENABLED;
+}
+
 List *
-kpg_exec_plain_tables(KpgQuery *query)
+kpg_exec_plain_tables(KpgQuery *query, Oid relation)
 {
 	PlainWalk	walk = {.plan = query->plan,.ncolumns = query->desc->natts};
 
-	if (query->plan->commandType != CMD_SELECT || query->plan->hasModifyingCTE ||
+	if (hides_rows(relation) || query->plan->commandType != CMD_SELECT || query->plan->hasModifyingCTE ||
 		query->plan->rowMarks != NIL || query->plan->subplans != NIL ||
 		!is_plain(&walk, query->plan->planTree))
 		return NIL;

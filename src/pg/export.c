@@ -80,7 +80,7 @@ prepare(KpgExport *export, bool run)
 						  psprintf("exporting operation %s",
 								   DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(&export->id)))));
 		describe(export, kpg_exec_tupdesc(export->query));
-		if (request->whole_table)
+		if (OidIsValid(request->whole_table))
 			kpg_export_plan_tables(export);
 	}
 	else

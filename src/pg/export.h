@@ -30,7 +30,7 @@ typedef struct KpgExportRequest
 	const char *table_command;	/* another than follows from the query; of jobs */
 	const char *on_type_error;
 	const char *exactly_once;	/* "auto", "on", "off" */
-	bool		whole_table;	/* query is all rows of one relation */
+	Oid			whole_table;	/* query is all rows of this relation; 0: any query */
 	int			processes;		/* that read it at most; 0: as PostgreSQL sees fit */
 } KpgExportRequest;
 

@@ -73,7 +73,7 @@ kpg_export_table(KpgExportRequest *request, Oid relation, int processes, pg_uuid
 
 	request->mode = "queued";
 	request->query = query_of(relation);
-	request->whole_table = true;
+	request->whole_table = relation;
 	request->processes = processes;
 	kpg_export_run(request, id);
 }
@@ -171,7 +171,7 @@ choose_workers(const KpgExport *export)
 void
 kpg_export_plan_tables(KpgExport *export)
 {
-	export->tables = kpg_exec_plain_tables(export->query);
+	export->tables = kpg_exec_plain_tables(export->query, export->request->whole_table);
 	if (export->tables != NIL)
 		export->workers = choose_workers(export);
 	if (export->workers > 0)

@@ -77,8 +77,13 @@ kpg_operations_enter(KpgSqlScope *scope)
 	if (IsLogicalWorker())
 		(void) set_config_option("session_replication_role", "origin", PGC_SUSET, PGC_S_SESSION,
 								 GUC_ACTION_SAVE, true, 0, false);
-	/* Plans are kept, also those that were made while the tables were small. */
+	/*
+	 * Plans are kept, also those that were made while the tables were small.  What
+	 * has no index is dear then, but for the tables' size not worth compiling.
+	 */
 	(void) set_config_option("enable_seqscan", "off", PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+	(void) set_config_option("jit", "off", PGC_USERSET, PGC_S_SESSION,
 							 GUC_ACTION_SAVE, true, 0, false);
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");

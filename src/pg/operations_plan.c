@@ -21,6 +21,10 @@ typedef struct KeptPlan
 {
 	const char *sql;			/* must be first */
 	SPIPlanPtr	plan;
+#ifdef USE_ASSERT_CHECKING
+	int			ntypes;
+	Oid			types[SQL_ARGS_MAX];
+#endif
 } KeptPlan;
 
 static HTAB *plans;
@@ -46,7 +50,10 @@ plan_of(const char *sql, Oid *types, int ntypes)
 		initialize();
 	kept = hash_search(plans, &sql, HASH_FIND, NULL);
 	if (kept != NULL)
+	{
+		Assert(kept->ntypes == ntypes && memcmp(kept->types, types, sizeof(Oid) * (Size) ntypes) == 0);
 		return kept->plan;
+	}
 
 	plan = SPI_prepare(sql, ntypes, types);
 	if (plan == NULL)
@@ -54,6 +61,10 @@ plan_of(const char *sql, Oid *types, int ntypes)
 	/* Before it is kept, lest running out of memory leave it to nobody. */
 	kept = hash_search(plans, &sql, HASH_ENTER, NULL);
 	kept->plan = plan;
+#ifdef USE_ASSERT_CHECKING
+	kept->ntypes = ntypes;
+	memcpy(kept->types, types, sizeof(Oid) * (Size) ntypes);
+#endif
 	(void) SPI_keepplan(plan);
 	return plan;
 }

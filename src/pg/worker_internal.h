@@ -333,6 +333,8 @@ extern void kpg_worker_note(WorkOperation *op, const KpgFailure *failure);
  * others waiting, so each lane has a share of its own besides.
  */
 extern bool kpg_worker_may_begin(void);
+/* What a run claims counts before it begins; negative: it begins now, or not at all. */
+extern void kpg_worker_expect_tasks(int n);
 extern void kpg_worker_task_begins(void);
 extern void kpg_worker_task_ends(KcTask *task); /* frees it; NULL is fine */
 

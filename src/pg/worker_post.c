@@ -241,6 +241,7 @@ kpg_worker_post_gather(WorkOperation *op, int64 now_ms)
 		attempt->newly_held[attempt->nblobs] = !blob->held;
 		kpg_worker_post_hold(op, &blob->held);
 		attempt->blobs[attempt->nblobs++] = blob;
+		kpg_worker_expect_tasks(1);
 	}
 	if (attempt->nblobs > 0)
 		op->attempt = attempt;
@@ -259,6 +260,8 @@ kpg_worker_post_drop(WorkOperation *op)
 	const WorkAttempt *attempt = op->attempt;
 
 	op->attempt = NULL;
+	if (attempt != NULL)
+		kpg_worker_expect_tasks(-attempt->nblobs);
 	for (int i = 0; attempt != NULL && i < attempt->nblobs; i++)
 	{
 		if (attempt->newly_held[i])
@@ -272,6 +275,7 @@ kpg_worker_post_start(WorkOperation *op)
 	const WorkAttempt *attempt = op->attempt;
 
 	op->attempt = NULL;
+	kpg_worker_expect_tasks(-attempt->nblobs);
 	op->over = attempt->lost;
 	if (op->over)
 		return;

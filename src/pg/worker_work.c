@@ -27,6 +27,7 @@
 #define TASKS_MAX			64
 
 static int	ntasks;
+static int	nexpected;			/* that this run has claimed, and will begin */
 static bool run_again;			/* room was made for what could not begin */
 static bool holding_back;
 
@@ -39,7 +40,13 @@ kpg_worker_now_ms(void)
 bool
 kpg_worker_may_begin(void)
 {
-	return ntasks < TASKS_MAX && !holding_back;
+	return ntasks + nexpected < TASKS_MAX && !holding_back;
+}
+
+void
+kpg_worker_expect_tasks(int n)
+{
+	nexpected += n;
 }
 
 void
@@ -369,6 +376,8 @@ kpg_worker_run(void)
 	dlist_iter	iter;
 
 	run_again = false;
+	/* An error may have kept some from being begun. */
+	nexpected = 0;
 	dlist_foreach(iter, &kpg_worker_operations)
 	{
 		WorkOperation *op = dlist_container(WorkOperation, node, iter.cur);
