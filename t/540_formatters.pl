@@ -184,6 +184,20 @@ isnt($session->sql(q(SELECT count(*) FROM stored WHERE pg_column_size(j) < lengt
 is($session->sql(q(SELECT csv('SELECT NULL::int AS a FROM generate_series(1, 2)'))), qq(""\n""\n), 'a null alone');
 is($session->sql(q(SELECT csv('SELECT NULL::int AS a, NULL::text AS b'))), qq(,\n), 'two nulls');
 
+# Numbers count as well, which are bare.
+{
+	my $query = "SELECT " . join(', ', (q(repeat('x', 1048576))) x 60, ('n') x 1500) . q( FROM (SELECT ('1' || repeat('0', 6000) || '.' || repeat('0', 16383))::numeric AS n) s);
+	$session->sql(q(CREATE FUNCTION discard(query text) RETURNS bigint LANGUAGE c AS '$libdir/kusto_ingest', 'kusto_test_discard'));
+	$pg->fails_like('SELECT discard(' . KustoCluster::literal($query) . ')',
+		{ sqlstate => '54000', message => qr/^row 1 is too large for Kusto$/, detail => qr/64 MB/, hint => qr/./ }, 'a row of long numbers over 64 MB');
+}
+
+# Bytes that are no UTF-8, in a database where they should not be.
+$session->sql('CREATE CAST (bytea AS text) WITHOUT FUNCTION');
+is($session->sql(q(SELECT field(ARRAY['\x61ff62c3a922c3'::bytea::text, chr(233)], 'error') = '"[""a' || chr(65533) || 'b' || chr(233) || '\""' || chr(65533) || '"",""' || chr(233) || '""]"')),
+	't', 'broken bytes in an array are replaced');
+$session->sql('DROP CAST (bytea AS text)');
+
 cmp_ok($tested, '>', 9_000_000, "$tested values");
 $session->quit;
 done_testing();

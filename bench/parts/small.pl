@@ -33,8 +33,11 @@ sub latencies
 	}
 	my $operations = $server->sql('SELECT count(*) FROM kusto.operations');
 	die "pgbench has logged @{[ scalar @all ]} transactions, and there are $operations operations\n"
-	  unless @all == $options{transactions} && $operations == @all && !grep { $_ <= 0 } @all;
-	return @all[$warm_up .. $#all];
+	  unless @all == $options{transactions} && $operations == @all;
+	# When the answer is there before it has looked, pgbench does not look at the clock again either, and logs 0.
+	my @known = grep { $_ > 0 } @all[$warm_up .. $#all];
+	die "pgbench has not logged how long most transactions took\n" if @known < 0.9 * (@all - $warm_up);
+	return @known;
 }
 
 sub unfinished { return $server->sql('SELECT count(*) FROM kusto.operations WHERE finished_at IS NULL') }

@@ -14,6 +14,8 @@
 #define MIN_BLOCK_SIZE		1024
 #define MAX_BLOCK_SIZE		(64 * 1024 * 1024)
 #define MAX_WINDOW			64
+/* A chunk of more times its usual size is one giant row, and long in work. */
+#define GIANT_CHUNK			2
 /* One is lent, one held, and two wait, besides those that are compressed. */
 #define SPARE_CHUNKS		4
 /* What all compressed blocks of an export may take together. */
@@ -87,8 +89,8 @@ open_blob(KcIngest *ingest, KcError *err)
 }
 
 /*
- * The second chunk of a blob shows that there is enough to do for threads; a
- * small result is compressed faster than a thread is started.
+ * A giant row or the second chunk of a blob shows that there is enough to do
+ * for threads; a small result is compressed faster than a thread is started.
  */
 static KcStatus
 start_threads(KcIngest *ingest, KcError *err)
@@ -111,7 +113,7 @@ put_held(KcIngest *ingest, bool end, KcError *err)
 {
 	KcStatus	status = KC_OK;
 
-	if (ingest->held != NULL && !end)
+	if (ingest->held != NULL && (!end || ingest->held->len > GIANT_CHUNK * ingest->chunk_size))
 		status = start_threads(ingest, err);
 	if (ingest->held != NULL && status == KC_OK)
 	{
@@ -326,6 +328,12 @@ on_watch(KcWatch *watch)
 	kc_ingest_pump(ingest);
 }
 
+static void
+on_go_on(KcTimer *timer)
+{
+	kc_ingest_pump(timer->arg);
+}
+
 /*
  * Everything of the message that is known already; the names and tags that
  * could make it too large are.
@@ -440,6 +448,8 @@ kc_ingest_create(const KcAlloc *alloc, KcClient *client, const KcIngestOptions *
 	ingest->watch.arg = ingest;
 	ingest->begin.fire = on_begin;
 	ingest->begin.arg = ingest;
+	ingest->go_on.fire = on_go_on;
+	ingest->go_on.arg = ingest;
 	kc_error_clear(&ingest->failure);
 	ingest->properties = kc_properties_copy(alloc, &options->properties);
 	if (ingest->properties == NULL)
@@ -476,6 +486,7 @@ kc_ingest_free(KcIngest *ingest)
 	if (ingest == NULL)
 		return;
 	kc_mux_timer_cancel(ingest->client->mux, &ingest->begin);
+	kc_mux_timer_cancel(ingest->client->mux, &ingest->go_on);
 	kc_resources_cancel(ingest->client->resources, &ingest->waiter);
 	kc_mux_unwatch(ingest->client->mux, &ingest->watch);
 	kc_ingest_stop_uploads(ingest);

@@ -67,6 +67,7 @@ struct KcIngest
 	KcWatch		watch;
 	KcWaiter	waiter;
 	KcTimer		begin;
+	KcTimer		go_on;			/* with compressing in our own thread */
 
 	/* the rows' side */
 	KcBuf	   *lent;			/* chunk that the caller fills */

@@ -24,6 +24,9 @@ static void start_commit(UploadBlob *blob, KcIngest *ingest);
 void
 kc_ingest_stop_uploads(KcIngest *ingest)
 {
+	/* Blocks that are given back would only be filled again. */
+	if (ingest->zipline != NULL)
+		kc_zipline_stop(ingest->zipline);
 	for (int i = 0; ingest->slots != NULL && i < ingest->nslots; i++)
 	{
 		UploadSlot *slot = &ingest->slots[i];
@@ -478,6 +481,19 @@ accept_block(KcIngest *ingest, UploadSlot *slot, KcZipBlock *block)
 }
 
 /*
+ * Come back for what is left to compress in this thread, once everybody else
+ * has had a turn: a timer that is due now would fire again at once.  Without a
+ * free slot the end of an upload comes back.
+ */
+static void
+go_on_later(KcIngest *ingest)
+{
+	if (ingest->failure.status == KC_OK && free_slot(ingest) != NULL
+		&& kc_zipline_unfinished(ingest->zipline))
+		kc_mux_timer_set(ingest->client->mux, &ingest->go_on, kc_client_now_ms(ingest->client) + 1);
+}
+
+/*
  * Move whatever can be moved.  Not entered twice: starting an upload can fail
  * and come back here.
  */
@@ -501,4 +517,5 @@ kc_ingest_pump(KcIngest *ingest)
 		accept_block(ingest, slot, block);
 	}
 	ingest->pumping = false;
+	go_on_later(ingest);
 }

@@ -19,6 +19,9 @@
 /* deflate() needs little; a sanitizer's frames need more. */
 #define THREAD_STACK_SIZE	(256 * 1024)
 
+/* What a call takes of the chunks in the owner's thread: the host wants its turn. */
+#define OWNER_BYTES		(512 * 1024)
+
 /* Besides those in work, some may be done and wait for an earlier one. */
 #define SPARE_PIECES		2
 
@@ -99,11 +102,25 @@ provide_block(KcZipline *z)
 static void
 attend(KcZipline *z)
 {
+	bool		more;
+
+	if (z->nthreads == 0)
+		z->taken = 0;
 	do
 	{
 		collect_chunks(z);
 		provide_block(z);
-	} while (z->nthreads == 0 && kc_zipline_work(z));
+		more = z->nthreads == 0 && kc_zipline_work(z);
+	} while (more && z->taken < OWNER_BYTES);
+	if (more)
+		collect_chunks(z);
+	z->unfinished = more;
+}
+
+bool
+kc_zipline_unfinished(const KcZipline *z)
+{
+	return z->unfinished;
 }
 
 int
@@ -249,6 +266,12 @@ kc_zipline_give_back(KcZipline *z, KcZipBlock *block)
 	(void) pthread_cond_signal(&z->wake);
 	kc_zipline_unlock(z);
 	attend(z);
+}
+
+void
+kc_zipline_stop(KcZipline *z)
+{
+	kc_zipline_fail(z, KC_ERR_CANCELLED);
 }
 
 /* ---- threads ---- */

@@ -12,7 +12,8 @@
  * kc_zipline_fd() becomes readable when asking again may help.
  *
  * Without threads, and until kc_zipline_start(), the same calls compress in
- * the caller's thread.  A stream is one gzip member in any case.
+ * the caller's thread, each for a few milliseconds; see kc_zipline_unfinished().
+ * A stream is one gzip member in any case.
  */
 #ifndef KC_ZIPLINE_H
 #define KC_ZIPLINE_H
@@ -86,5 +87,11 @@ extern void kc_zipline_put(KcZipline *zipline, KcBuf *chunk, bool end_stream);
  */
 extern KcStatus kc_zipline_take(KcZipline *zipline, KcZipBlock **block, KcError *err);
 extern void kc_zipline_give_back(KcZipline *zipline, KcZipBlock *block);
+
+/* Without threads a call does no more than a bounded amount of work.  Is there more for the next one? */
+extern bool kc_zipline_unfinished(const KcZipline *zipline);
+
+/* Nobody wants the blocks any more: no work is begun from now on. */
+extern void kc_zipline_stop(KcZipline *zipline);
 
 #endif							/* KC_ZIPLINE_H */

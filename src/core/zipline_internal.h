@@ -73,6 +73,7 @@ struct KcZipline
 	bool		stream_open;	/* what was put last did not end its stream */
 	char	   *before;			/* for pieces: the end of what was put last */
 	size_t		before_len;
+	bool		unfinished;		/* the owner's last call stopped before its work did */
 	bool		tried_threads;
 	int			nthreads;		/* 0: the owner does the work */
 	pthread_t	threads[KC_ZIPLINE_MAX_THREADS];
@@ -83,6 +84,7 @@ struct KcZipline
 	KcGzip	   *gzip;
 	ZipChunk   *chunk;
 	bool		stream_done;	/* the compressor has written the trailer */
+	size_t		taken;			/* bytes, since the owner began to count */
 	/* ... or whoever has taken the first piece. */
 	uint32_t	crc;			/* of the stream's pieces so far */
 	uint64_t	raw_len;

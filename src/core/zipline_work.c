@@ -23,7 +23,7 @@
  * Raw bytes between two looks at the stop flag: a few milliseconds, even for
  * the levels that look for long.  ISA-L copies 32 kB for each step.
  */
-#define FAST_STEP_SIZE		(256 * 1024)
+#define FAST_STEP_SIZE		(288 * 1024)	/* a usual chunk, whole */
 #define SLOW_STEP_SIZE		(64 * 1024)
 #define FAST_LEVEL			3
 
@@ -161,6 +161,7 @@ do_step(KcZipline *z)
 		return;
 	}
 	chunk->done += in_before - in_len;
+	z->taken += in_before - in_len;
 	block->len += room_before - room;
 
 	if (z->stream_done || room == 0)

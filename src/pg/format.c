@@ -181,6 +181,8 @@ kpg_format_fields(KpgRowFormat *format, TupleTableSlot *slot, KcCsvWriter *w)
 	}
 	p--;						/* none behind the last */
 	*p = '\0';
+	/* What is long asks as it goes; this is for many numbers of some kB. */
+	kpg_format_check_row(format, p);
 	out->len = (size_t) (p - out->data);
 	w->nfields += format->ncolumns;
 	w->only_null = w->nfields == 1 && out->len == start;

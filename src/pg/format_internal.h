@@ -297,7 +297,7 @@ kpg_format_room(KpgRowFormat *format, char *p, size_t need)
 	return p;
 }
 
-/* After each field that is not short: up to here the row is not too long. */
+/* After each field that may be long, and each row: up to here it is not too long. */
 static inline void
 kpg_format_check_row(KpgRowFormat *format, const char *p)
 {

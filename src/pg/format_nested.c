@@ -23,6 +23,7 @@
 #include "utils/typcache.h"
 
 #include "../core/json.h"
+#include "../core/text.h"
 #include "alloc.h"
 #include "format_internal.h"
 
@@ -54,9 +55,35 @@ struct KpgRecord
 
 /* ---- any value inside a container ---- */
 
+static bool
+is_ascii(const char *data, size_t len)
+{
+	uint64		bits = 0;
+
+	for (; len >= sizeof(bits); data += sizeof(bits), len -= sizeof(bits))
+	{
+		uint64		next;
+
+		memcpy(&next, data, sizeof(next));
+		bits |= next;
+	}
+	for (; len > 0; len--)
+		bits |= (unsigned char) *data++;
+	return (bits & UINT64CONST(0x8080808080808080)) == 0;
+}
+
+/*
+ * A database in UTF8 can hold other bytes, from times when they were not
+ * checked or from a careless function.  They would spoil the whole of the JSON.
+ */
 static void
 put_string(KcBuf *out, const char *data, size_t len)
 {
+	if (!is_ascii(data, len) && !kc_text_utf8_valid(kc_slice_n(data, len), NULL))
+	{
+		kc_json_string(out, kc_slice_n(data, len));
+		return;
+	}
 	kc_buf_char(out, '"');
 	while (len > 0)
 	{

@@ -6,7 +6,7 @@
 #include <malloc.h>
 #include <zlib.h>
 
-#include "core/ingest.h"
+#include "core/ingest_internal.h"
 #include "fail_alloc.h"
 #include "kusto_service.h"
 
@@ -644,6 +644,61 @@ test_cancel(void)
 	}
 }
 
+/* A blob of one chunk, which is or is not long in work. */
+static void
+test_giant_row(int threads, uint64_t nrows)
+{
+	KcClient   *client = service_client(&h, &server);
+	KcIngestOptions options = small_options();
+	bool		giant = nrows > 1000;
+	Export		export;
+	uint64_t	rows;
+	uint64_t	raw_bytes;
+	uint64_t	compressed_bytes;
+
+	service_rules(&server);
+	options.threads = threads;
+	options.block_size = 1 << 20;
+	begin(&export, client, &kc_alloc_malloc, &options);
+	must(export.status == KC_OK);
+	write_rows(&export, nrows, SIZE_MAX);
+	must(export.status == KC_OK && kc_ingest_finish(export.ingest, &export.error) == KC_OK);
+	ok((export.ingest->watch.fd >= 0) == (giant && threads > 0), "%d threads are started for what is long in work",
+	   threads);
+	if (threads == 0)
+	{
+		kc_ingest_totals(export.ingest, &rows, &raw_bytes, &compressed_bytes);
+		ok((compressed_bytes == 0) == giant, "the call returns before that is compressed");
+	}
+	finish(&export);
+	check_blobs(&export, nrows);
+	is(kc_ingest_nblobs(export.ingest), 1, "one blob");
+	end(&export);
+	kc_client_free(client);
+}
+
+/* What waits for the compressor when the export fails is not compressed. */
+static void
+test_failure_stops_work(void)
+{
+	KcClient   *client = service_client(&h, &server);
+	KcIngestOptions options = small_options();
+	KcZipBlock *block;
+	KcError		err;
+	Export		export;
+
+	service_rules(&server);
+	server_rule_first(&server, (ServerRule) {.target = "comp=block&",.status = 400});
+	options.threads = 0;
+	begin(&export, client, &kc_alloc_malloc, &options);
+	write_rows(&export, 20000, 4000);
+	finish(&export);
+	ok(export.status != KC_OK, "the export fails");
+	is(kc_zipline_take(export.ingest->zipline, &block, &err), KC_ERR_CANCELLED, "and its compressor has stopped");
+	end(&export);
+	kc_client_free(client);
+}
+
 /* ---- memory ---- */
 
 typedef struct PeakAlloc
@@ -769,6 +824,12 @@ main(void)
 	test_no_resources();
 	test_large_message();
 	test_cancel();
+	for (int threads = 0; threads < 2; threads++)
+	{
+		test_giant_row(threads, 20);
+		test_giant_row(threads, 80000);
+	}
+	test_failure_stops_work();
 	test_memory_bound();
 	test_out_of_memory();
 	harness_stop(&h);

@@ -757,6 +757,72 @@ test_memory(int threads)
 	ok(failures >= 8, "%d allocations could not be done without", failures);
 }
 
+/* The owner's thread is lent for a bounded time only. */
+static void
+test_bounded_call(void)
+{
+	const size_t len = 8 << 20;
+	KcZiplineOptions options = {.level = 1, .chunk_size = 1 << 18, .nchunks = 2,
+	.block_size = 16 << 20, .nblocks = 2};
+	Consumer	c = {.block_size = options.block_size, .lens = &len};
+	KcZipline  *z = started(&kc_alloc_malloc, &options);
+	KcBuf	   *chunk = kc_zipline_get_chunk(z);
+	char	   *raw = malloc(len);
+	int			calls = 0;
+
+	must(chunk != NULL && raw != NULL);
+	fill_raw(raw, len);
+	c.raw = raw;
+	kc_buf_init(&c.packed, &kc_alloc_malloc, KC_BUF_UNLIMITED);
+	kc_buf_append(chunk, raw, len);
+	kc_zipline_put(z, chunk, true);
+	ok(kc_zipline_unfinished(z), "a giant row is not compressed in one call");
+	while (kc_zipline_unfinished(z))
+	{
+		take_all(z, &c);
+		calls++;
+	}
+	take_all(z, &c);
+	ok(calls >= 10 && c.streams == 1 && c.wrong == 0, "but in many (%d)", calls);
+	kc_zipline_free(z);
+	kc_buf_free(&c.packed);
+	free(raw);
+}
+
+/* Once stopped, blocks that come back are not filled any more. */
+static void
+test_stop(void)
+{
+	KcZiplineOptions options = {.level = 1, .chunk_size = 100000, .nchunks = 2,
+	.block_size = 1000, .nblocks = 2};
+	KcZipline  *z = started(&kc_alloc_malloc, &options);
+	KcBuf	   *chunk = kc_zipline_get_chunk(z);
+	KcZipBlock *blocks[2];
+	KcZipBlock *none;
+	KcError		err;
+	bool		untouched = true;
+
+	must(chunk != NULL && kc_buf_reserve(chunk, 100000));
+	fill_raw(chunk->data, 100000);
+	chunk->len = 100000;
+	kc_zipline_put(z, chunk, true);
+	for (int i = 0; i < 2; i++)
+	{
+		must(kc_zipline_take(z, &blocks[i], &err) == KC_OK && blocks[i] != NULL);
+		memset(blocks[i]->data, 'u', blocks[i]->len);
+	}
+	kc_zipline_stop(z);
+	for (int i = 0; i < 2; i++)
+	{
+		kc_zipline_give_back(z, blocks[i]);
+		for (size_t at = 0; at < options.block_size; at++)
+			untouched = untouched && blocks[i]->data[at] == 'u';
+	}
+	ok(untouched, "nothing is compressed after the end");
+	is(kc_zipline_take(z, &none, &err), KC_ERR_CANCELLED, "as whoever asks is told");
+	kc_zipline_free(z);
+}
+
 int
 main(void)
 {
@@ -782,6 +848,8 @@ main(void)
 	test_few_threads();
 	test_options();
 	test_failed_chunk();
+	test_bounded_call();
+	test_stop();
 	test_memory(0);
 	test_memory(1);
 	test_memory(3);
