@@ -63,7 +63,7 @@ for my $threads (0, 1, 4)
 	my $base = process_status($session->pid);
 	$session->sql("SET kusto_ingest.compression_threads = $threads");
 	$session->sql('SELECT ' . $pg->ingest_call('SELECT 1 AS i', 'Small'));
-	for my $try (1 .. 3)
+	for my $try (1 .. 6)
 	{
 		$session->send('SELECT ' . $pg->ingest_call($endless, 'Endless', create_table => 'true'));
 		$pg->poll("SELECT wait_event = 'PgSleep' FROM pg_stat_activity WHERE pid = " . $session->pid);
@@ -73,7 +73,8 @@ for my $threads (0, 1, 4)
 	}
 	my $after = process_status($session->pid);
 	is($after->{Threads}, $base->{Threads}, 'its threads are gone');
-	cmp_ok($after->{fds}, '<=', $base->{fds} + 1, 'nor does it keep descriptors') or diag "$base->{fds}, $after->{fds}";
+	# Connections stay for the next export, as many as there are uploads at once; six leaks would be more.
+	cmp_ok($after->{fds}, '<=', $base->{fds} + 4, 'nor does it keep descriptors') or diag "$base->{fds}, $after->{fds}";
 	$session->quit;
 }
 

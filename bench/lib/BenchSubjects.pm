@@ -1,9 +1,11 @@
 # BenchSubjects: the ways of recording row changes that are compared, each with a table of its own.
 #
-#   none     no trigger
-#   capture  kusto_capture
-#   plpgsql  what one would write by hand: a trigger for each row, to_jsonb(NEW) into a table
-#   pgq      pgq.logutriga, which is in C; left out where the extension is not installed
+#   none      no trigger
+#   disabled  kusto_capture, and its triggers disabled: what PostgreSQL does for them all the same,
+#             which is to copy them, and the changed rows into transition tables; only where asked for
+#   capture   kusto_capture
+#   plpgsql   what one would write by hand: a trigger for each row, to_jsonb(NEW) into a table
+#   pgq       pgq.logutriga, which is in C; left out where the extension is not installed
 #
 # BENCH_SUBJECTS limits them.
 package BenchSubjects;
@@ -17,6 +19,7 @@ our @EXPORT_OK = qw(install subjects empty table title);
 
 my %title = (
 	none => 'no trigger',
+	disabled => 'kusto_capture, triggers disabled',
 	capture => 'kusto_capture',
 	plpgsql => 'PL/pgSQL, to_jsonb(NEW)',
 	pgq => 'pgq.logutriga');
@@ -31,6 +34,7 @@ sub subjects { return @present }
 # What is there before a run is what was there before the others'.
 my %emptying = (
 	none => '',
+	disabled => '',
 	capture => 'TRUNCATE kusto.outbox_0, kusto.outbox_1, kusto.outbox_2',
 	plpgsql => 'TRUNCATE outbox_jsonb',
 	pgq => 'TRUNCATE pgq.event_1_0, pgq.event_1_1, pgq.event_1_2');
@@ -47,16 +51,19 @@ sub empty
 		INSERT INTO $table SELECT * FROM source LIMIT $rows;
 		VACUUM (ANALYZE) $table
 		SQL
-	$server->sql("ALTER TABLE $table ENABLE TRIGGER USER; $emptying{$subject}");
+	$server->sql("ALTER TABLE $table ENABLE TRIGGER USER") if $subject ne 'disabled';
+	$server->sql($emptying{$subject});
 	$server->sql('CHECKPOINT');
 	return;
 }
 
 # Table source has so many rows. key: the tables have a primary key. only: these subjects.
+# usual: those that are measured unless BENCH_SUBJECTS names others.
 sub install
 {
 	my ($server, %options) = @_;
-	my @wanted = @{ $options{only} // [ split ' ', $ENV{BENCH_SUBJECTS} // 'none capture plpgsql pgq' ] };
+	my $usual = $options{usual} // 'none capture plpgsql pgq';
+	my @wanted = @{ $options{only} // [ split ' ', $ENV{BENCH_SUBJECTS} // $usual ] };
 	$server->sql(<<~SQL);
 		CREATE UNLOGGED TABLE source AS
 		SELECT i AS id,
@@ -67,7 +74,7 @@ sub install
 		FROM generate_series(bigint '1', $options{rows}) i;
 		VACUUM (ANALYZE) source
 		SQL
-	for my $subject (qw(none capture plpgsql pgq))
+	for my $subject (qw(none capture disabled plpgsql pgq))
 	{
 		next unless grep { $_ eq $subject } @wanted;
 		my $table = table($subject);
@@ -81,18 +88,34 @@ sub install
 
 sub _install_none { return 1 }
 
-sub _install_capture
+sub _install_extension
 {
-	my ($server, $table) = @_;
+	my ($server) = @_;
+	return if $server->sql("SELECT count(*) FROM pg_extension WHERE extname = 'kusto_ingest'") ne '0';
 	$server->sql(<<~SQL);
 		CREATE EXTENSION kusto_ingest;
 		CREATE SERVER adx FOREIGN DATA WRAPPER kusto
 			OPTIONS (cluster '$ENV{KUSTO_ENGINE_URI}', ingest_uri '$ENV{KUSTO_INGEST_URI}', database 'bench');
 		CREATE USER MAPPING FOR CURRENT_USER SERVER adx
 			OPTIONS (auth 'client_secret', tenant '$ENV{KUSTO_TENANT}', client_id '$ENV{KUSTO_CLIENT_ID}',
-				client_secret '$ENV{KUSTO_CLIENT_SECRET}');
-		SELECT kusto_capture('$table', 'bench', 'Changes', create_table => true)
+				client_secret '$ENV{KUSTO_CLIENT_SECRET}')
 		SQL
+	return;
+}
+
+sub _install_capture
+{
+	my ($server, $table) = @_;
+	_install_extension($server);
+	$server->sql("SELECT kusto_capture('$table', 'bench', 'Changes', create_table => true)");
+	return 1;
+}
+
+sub _install_disabled
+{
+	my ($server, $table) = @_;
+	_install_capture($server, $table);
+	$server->sql("ALTER TABLE $table DISABLE TRIGGER USER");
 	return 1;
 }
 
