@@ -34,46 +34,21 @@ PG_FUNCTION_INFO_V1(kusto_ingest_and_wait);
 PG_FUNCTION_INFO_V1(kusto_wait);
 PG_FUNCTION_INFO_V1(kusto_create_table_command);
 
-/* Arguments of kusto_ingest(); kusto_ingest_and_wait() has one more. */
+/* Arguments of kusto_ingest(), but for those of all exports; kusto_ingest_and_wait() has one more. */
 enum
 {
-	ARG_QUERY,
-	ARG_DATABASE,
-	ARG_TABLE_NAME,
-	ARG_SERVER,
-	ARG_MODE,
-	ARG_MAPPING,
-	ARG_TAGS,
-	ARG_INGEST_IF_NOT_EXISTS,
-	ARG_CREATION_TIME,
-	ARG_FLUSH_IMMEDIATELY,
-	ARG_CREATE_TABLE,
-	ARG_ON_TYPE_ERROR,
-	ARG_EXACTLY_ONCE,
-	ARG_TIMEOUT
+	ARG_QUERY = 0,
+	ARG_MODE = KPG_ARG_SERVER + 1,
+	ARG_PROPERTIES,
+	ARG_TIMEOUT = ARG_PROPERTIES + KPG_PROPERTY_ARGUMENTS
 };
 
 static void
 export_arguments(FunctionCallInfo fcinfo, KpgExportRequest *request)
 {
-	memset(request, 0, sizeof(*request));
+	kpg_functions_export(fcinfo, ARG_PROPERTIES, request);
 	request->query = kpg_functions_text(fcinfo, ARG_QUERY);
-	request->database = kpg_functions_text(fcinfo, ARG_DATABASE);
-	request->table_name = kpg_functions_text(fcinfo, ARG_TABLE_NAME);
-	request->server = PG_ARGISNULL(ARG_SERVER) ? NULL : NameStr(*PG_GETARG_NAME(ARG_SERVER));
 	request->mode = kpg_functions_text(fcinfo, ARG_MODE);
-	request->mapping = kpg_functions_text(fcinfo, ARG_MAPPING);
-	if (!PG_ARGISNULL(ARG_TAGS))
-		request->tags = PG_GETARG_ARRAYTYPE_P(ARG_TAGS);
-	if (!PG_ARGISNULL(ARG_INGEST_IF_NOT_EXISTS))
-		request->ingest_if_not_exists = PG_GETARG_ARRAYTYPE_P(ARG_INGEST_IF_NOT_EXISTS);
-	request->has_creation_time = !PG_ARGISNULL(ARG_CREATION_TIME);
-	if (request->has_creation_time)
-		request->creation_time = PG_GETARG_TIMESTAMPTZ(ARG_CREATION_TIME);
-	request->flush_immediately = kpg_functions_bool(fcinfo, ARG_FLUSH_IMMEDIATELY, "flush_immediately");
-	request->create_table = kpg_functions_bool(fcinfo, ARG_CREATE_TABLE, "create_table");
-	request->on_type_error = kpg_functions_text(fcinfo, ARG_ON_TYPE_ERROR);
-	request->exactly_once = kpg_functions_text(fcinfo, ARG_EXACTLY_ONCE);
 }
 
 Datum

@@ -539,6 +539,7 @@ kpg_worker_forget(WorkOperation *op)
 {
 	WorkLane   *lane = op->lane;
 
+	kpg_worker_post_drop(op);
 	for (int i = 0; i < op->row->nblobs; i++)
 	{
 		WorkBlob   *blob = &op->blobs[i];

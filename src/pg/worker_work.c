@@ -376,14 +376,14 @@ kpg_worker_run(void)
 	dlist_iter	iter;
 
 	run_again = false;
-	/* An error may have kept some from being begun. */
-	nexpected = 0;
 	dlist_foreach(iter, &kpg_worker_operations)
 	{
 		WorkOperation *op = dlist_container(WorkOperation, node, iter.cur);
-
 		bool		news = has_news(op);
 
+		/* Only an error between the steps of the last run leaves any. */
+		kpg_worker_post_drop(op);
+		op->claimed = false;
 		op->active = news || op->next_ms <= now_ms;
 		if (news)
 			guarded(op, take_news, now_ms);
