@@ -48,7 +48,7 @@ sub sink
 {
 	my ($to) = @_;
 	my %sinks = (azurite => JSON::PP::false, discard => $ENV{SINK_URI}, keep => $ENV{SINK_KEEP_URI});
-	$kusto->call('POST', '/config', { discard => $sinks{$to} // croak "no sink $to" });
+	$kusto->call('POST', '/config', { discard => $sinks{$to} // croak("no sink $to"), direct_blobs => JSON::PP::true });
 	return;
 }
 

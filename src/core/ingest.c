@@ -16,8 +16,11 @@
 #define MAX_WINDOW			64
 /* A chunk of more times its usual size is one giant row, and long in work. */
 #define GIANT_CHUNK			2
-/* One is lent, one held, and two wait, besides those that are compressed. */
-#define SPARE_CHUNKS		4
+/*
+ * One is lent and one held; the others wait, besides those that are compressed.  On a busy machine either side
+ * is kept from its processor for some milliseconds, in which the other one works on.
+ */
+#define SPARE_CHUNKS		16
 /* What all compressed blocks of an export may take together. */
 #define BLOCK_MEMORY		(26 * 1024 * 1024)
 

@@ -16,6 +16,8 @@ export const DEFAULTS = {
   omit_resources: [],
   // Blobs go to an account that swallows them: ours, or one at this URI that somebody else serves.
   discard: false,
+  // Blobs go to Azurite itself: no proxy takes processor time, and none sees or disturbs them.
+  direct_blobs: false,
   // Milliseconds from the first message of a batch to its ingestion.
   batching_ms: 50,
   // Holds every batch back until it is set to false again.

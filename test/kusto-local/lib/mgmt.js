@@ -71,7 +71,8 @@ export class DataManagementCommands {
       add('IngestionsStatusTable', table, 'table', account.statusTable);
       add('KustoLocalUnknownResource', `${blob}/${account.name}`, 'blob', account.containers[0]);
       if (!config.discard) {
-        for (const name of account.containers) add('TempStorage', `${blob}/${account.name}`, 'blob', name);
+        const base = config.direct_blobs ? this.service.storageUrl('blob') : blob;
+        for (const name of account.containers) add('TempStorage', `${base}/${account.name}`, 'blob', name);
       }
     }
     if (config.discard) {

@@ -155,6 +155,11 @@ export class Service {
     for (const account of this.accounts) for (const queue of account.queues) yield { account, queue };
   }
 
+  // Azurite itself, where clients are given no proxy.
+  storageUrl(service) {
+    return `http://127.0.0.1:${this.azurite.ports[service]}`;
+  }
+
   // A storage URL as clients know it → path and query on Azurite, or null.
   resolve(service, text) {
     let url;
@@ -163,10 +168,11 @@ export class Service {
     } catch {
       return null;
     }
+    const path = url.pathname.replace(/\/$/, '');
+    const query = url.search.slice(1);
+    if (url.origin === this.storageUrl(service)) return { path, query };
     const proxy = this.proxies.find((p) => p.service === service && p.url === url.origin);
-    if (!proxy) return null;
-    const path = proxy.upstreamPath(url.pathname.replace(/\/$/, ''));
-    return { path, query: url.search.slice(1) };
+    return proxy ? { path: proxy.upstreamPath(path), query } : null;
   }
 
   isStrict(isProduct) {

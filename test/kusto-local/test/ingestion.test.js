@@ -352,6 +352,20 @@ test('another server can play the discard account', async (t) => {
   assert.deepEqual(await kinds(), []);
 });
 
+test('blobs can go to Azurite itself', async () => {
+  await service.post('/config', { direct_blobs: true });
+  await client.connect();
+  const { accounts } = await service.get('/');
+  const [{ StorageRoot }] = client.resources.get('TempStorage');
+  assert.ok(accounts.every(({ blob }) => !StorageRoot.startsWith(blob)));
+  const status = await client.ingest(GOOD);
+  assert.equal(status.Status, 'Succeeded');
+  assert.equal((await service.rows('telemetry', 'T')).length, 2);
+  assert.deepEqual(await service.get('/log?service=blob'), []);
+  assert.deepEqual(await service.get('/blobs'), []);
+  assert.deepEqual(await kinds(), []);
+});
+
 test('no secret stays in log, messages and violations', async () => {
   await client.ingest(GOOD, { Surprise: 1 });
   const texts = await Promise.all(
