@@ -166,7 +166,8 @@ kc_zipline_get_chunk(KcZipline *z)
 	do
 		attend(z);
 	while (z->free_chunks.count == 0 && may_be_free(z));
-	chunk = kc_zipline_queue_take(&z->free_chunks);
+	/* A cache may still have the last one; and the others get memory only if they are needed. */
+	chunk = kc_zipline_queue_take_last(&z->free_chunks);
 	if (chunk == NULL)
 		return NULL;
 	/* Failing to is the chunk's sticky failure, which its filler will see. */

@@ -58,6 +58,14 @@ kc_zipline_queue_take(ZipQueue *queue)
 	return item;
 }
 
+void *
+kc_zipline_queue_take_last(ZipQueue *queue)
+{
+	if (queue->count == 0)
+		return NULL;
+	return queue->slots[(queue->head + --queue->count) % queue->cap];
+}
+
 /* ---- telling the owner ---- */
 
 /* Tell the owner that asking again may help.  Mutex held. */
