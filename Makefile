@@ -179,7 +179,7 @@ $(UNIT_DIR)/%: test/unit/%.c $(UNIT_DIR)/libkc.a $(CORE_DEPS)
 		$(UNIT_LDFLAGS) $(CORE_LIBS)
 
 # It decides which threads can be had.
-$(UNIT_DIR)/test_zipline: private UNIT_LDFLAGS = -Wl,--wrap=pthread_create
+$(UNIT_DIR)/test_zipline_threads: private UNIT_LDFLAGS = -Wl,--wrap=pthread_create
 
 FUZZ_CC = clang
 FUZZ_CFLAGS = $(CORE_STD) -Wall -Wextra $(WERROR) -g -O1 $(SANITIZE)

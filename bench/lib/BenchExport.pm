@@ -44,10 +44,11 @@ sub install
 #   azurite   real storage
 #   discard   nginx, which reads them and keeps nothing
 #   keep      nginx, which keeps them as files
+#   late      nginx, which answers when late_answers.mjs does
 sub sink
 {
 	my ($to) = @_;
-	my %sinks = (azurite => JSON::PP::false, discard => $ENV{SINK_URI}, keep => $ENV{SINK_KEEP_URI});
+	my %sinks = (azurite => JSON::PP::false, discard => $ENV{SINK_URI}, keep => $ENV{SINK_KEEP_URI}, late => $ENV{SINK_LATE_URI});
 	$kusto->call('POST', '/config', { discard => $sinks{$to} // croak("no sink $to"), direct_blobs => JSON::PP::true });
 	return;
 }

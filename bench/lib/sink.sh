@@ -1,7 +1,8 @@
 # Sourced by bench/run: nginx in the place of a storage account.
 #
 # It reads the body of each request to its end, keeps nothing of it, and answers as Azure Storage
-# does, so that what is measured is whoever sends. A second port keeps the bodies in files instead.
+# does, so that what is measured is whoever sends. A second port keeps the bodies in files instead; at a third one
+# late_answers.mjs says when and what to answer.
 
 free_ports()
 {
@@ -10,17 +11,18 @@ free_ports()
 		print join(" ", map { $_->sockport } @held), "\n"' "$1"
 }
 
-# Sets SINK_URI and SINK_KEEP_URI, and SINK_KEPT, a file with a line for each body that was kept:
+# Sets SINK_URI, SINK_KEEP_URI, and SINK_LATE_URI with the socket SINK_LATE_SOCKET behind it; and SINK_KEPT, a file with a line for each body that was kept:
 # its file, method, path, comp and blockid.
 start_sink()
 {
-	local dir=$work/sink discard keep
+	local dir=$work/sink discard keep late
 	local -a as=()
 	install -d "$dir" "$dir/kept"
 	[ "$(id -u)" != 0 ] || chown "$server_user" "$dir" "$dir/kept"
-	read -r discard keep < <(free_ports 2)
+	read -r discard keep late < <(free_ports 3)
 	export SINK_URI=http://127.0.0.1:$discard SINK_KEEP_URI=http://127.0.0.1:$keep SINK_KEPT=$dir/kept.log
-	sink_configuration "$dir" "$discard" "$keep" > "$dir/nginx.conf"
+	export SINK_LATE_URI=http://127.0.0.1:$late SINK_LATE_SOCKET=$dir/late
+	sink_configuration "$dir" "$discard" "$keep" "$late" > "$dir/nginx.conf"
 
 	# Our own child, and not a function's: it ends with us even when we are killed.
 	[ "$(id -u)" != 0 ] || as=(--reuid "$server_user" --regid "$(id -g "$server_user")" --init-groups)
@@ -35,7 +37,7 @@ start_sink()
 # A block has 4 MiB at most (src/core/ingest.c), so none is written to a file.
 sink_configuration()
 {
-	local dir=$1 discard=$2 keep=$3
+	local dir=$1 discard=$2 keep=$3 late=$4
 	cat <<-EOF
 		daemon off;
 		master_process off;
@@ -57,11 +59,13 @@ sink_configuration()
 			keepalive_timeout 1h;
 			keepalive_requests 1000000000;
 			upstream answers { server unix:$dir/answers; keepalive 32; }
+			upstream late { server unix:$dir/late; keepalive 32; }
 			proxy_http_version 1.1;
 			proxy_pass_request_body off;
 			proxy_set_header Connection '';
 			proxy_set_header Content-Length '';
 			server { listen 127.0.0.1:$discard; location / { proxy_pass http://answers; } }
+			server { listen 127.0.0.1:$late; location / { proxy_pass http://late; } }
 			server {
 				listen 127.0.0.1:$keep;
 				client_body_in_file_only on;

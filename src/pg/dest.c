@@ -20,7 +20,15 @@
 /* A query that is slow to fill chunks must not let transfers starve. */
 #define PUMP_INTERVAL_MS 50
 
-/* Looked at for each row: the kernel's last tick is as good, and costs less. */
+/*
+ * A look at the clock costs as much as a field.  While the clock has not moved
+ * between two looks, so many rows pass without one; otherwise each row has its
+ * own.  The first turn after a query has become slow is thus late by so many
+ * of its rows at most.
+ */
+#define ROWS_BETWEEN_LOOKS 4
+
+/* The kernel's last tick is as good, and costs less. */
 #ifdef CLOCK_MONOTONIC_COARSE
 #define PUMP_CLOCK CLOCK_MONOTONIC_COARSE
 #else
@@ -37,6 +45,8 @@ typedef struct SinkDest
 	uint64		chunk_rows;
 	uint64		rows;
 	int64		pumped;			/* when the network last had its turn, in ms */
+	int64		looked;			/* at the clock, in ms */
+	int			rows_to_look;	/* that pass before the next look */
 	KpgProgress *progress;
 	MemoryContext row_context;
 } SinkDest;
@@ -67,7 +77,18 @@ pump(SinkDest *dest)
 {
 	kpg_wait_pump();
 	tell_progress(dest);
-	dest->pumped = now_ms();
+	dest->pumped = dest->looked = now_ms();
+}
+
+static void
+pump_in_time(SinkDest *dest)
+{
+	int64		now = now_ms();
+
+	dest->rows_to_look = now == dest->looked ? ROWS_BETWEEN_LOOKS : 0;
+	dest->looked = now;
+	if (now - dest->pumped >= PUMP_INTERVAL_MS)
+		pump(dest);
 }
 
 static void
@@ -119,8 +140,8 @@ receiver_slot(TupleTableSlot *slot, DestReceiver *self)
 	dest->chunk_rows++;
 	if (dest->chunk->len >= KPG_DEST_CHUNK_SIZE)
 		put_chunk(dest);
-	else if (now_ms() - dest->pumped >= PUMP_INTERVAL_MS)
-		pump(dest);
+	else if (--dest->rows_to_look < 0)
+		pump_in_time(dest);
 	return true;
 }
 
@@ -154,7 +175,7 @@ kpg_dest_create(KpgRowFormat *format, KpgSink *sink, KpgProgress *progress)
 	dest->progress = progress;
 	dest->row_context = AllocSetContextCreate(CurrentMemoryContext, "kusto_ingest row",
 											  ALLOCSET_DEFAULT_SIZES);
-	dest->pumped = now_ms();
+	dest->pumped = dest->looked = now_ms();
 	return &dest->pub;
 }
 

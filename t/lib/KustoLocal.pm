@@ -173,6 +173,13 @@ sub fault
 	return $self->_call('POST', '/faults', undef, { match => $match, action => $action, %more });
 }
 
+# Let go of answers that a fault holds: of these requests of the log, in this order, or of all.
+sub release
+{
+	my ($self, @requests) = @_;
+	return $self->_call('POST', '/release', undef, { @requests ? (seqs => [ map { $_->{seq} } @requests ]) : () });
+}
+
 sub clear_faults { my ($self) = @_; return $self->_call('DELETE', '/faults') }
 
 # How often faults have struck since the last reset.

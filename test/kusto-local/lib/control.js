@@ -115,6 +115,7 @@ const ROUTES = {
   'POST /faults': (s, body) => ({ ids: s.faults.add(body) }),
   'GET /faults': (s) => s.faults.list(),
   'DELETE /faults': (s) => s.faults.clear(),
+  'POST /release': (s, { seqs }) => ({ released: s.faults.held.release(seqs) }),
   'GET /log': (s, _, { service, method, path }) =>
     s.journal.requests.filter(
       (r) =>

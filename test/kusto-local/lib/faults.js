@@ -1,5 +1,6 @@
 // Scripted faults: rules that match a request and say what goes wrong with it.
 // A rule skips its first `skip` matches, then acts `times` times (-1: always).
+import { HeldAnswers } from './held.js';
 
 const SERVICES = new Set(['engine', 'ingest', 'login', 'imds', 'blob', 'queue', 'table', 'discard']);
 const STREAMED = new Set(['blob', 'discard']);
@@ -9,6 +10,7 @@ const ACTIONS = new Set([
   'reset_after_bytes',
   'blackhole',
   'lose_reply',
+  'hold',
   'drip_ms',
   'delay_ms',
   'trickle_ms',
@@ -22,6 +24,7 @@ export class Faults {
   constructor() {
     this.rules = [];
     this.nextId = 1;
+    this.held = new HeldAnswers();
   }
 
   add(definitions) {

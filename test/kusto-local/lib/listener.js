@@ -124,6 +124,10 @@ export class Listener {
       request.req.socket.resetAndDestroy();
       return;
     }
+    if (action?.hold && !(await faults.held.wait(request))) {
+      request.entry.status = 'aborted by client';
+      return;
+    }
     request.entry.status = reply.status;
     await send(request.req, res, reply, action);
   }

@@ -224,6 +224,7 @@ export class Service {
   async reset() {
     await this.outage.end();
     this.faults.clear();
+    this.faults.held.release();
     for (const [, listener] of this.faultyListeners()) listener.closeBlackHoles();
     Object.assign(this.config, makeConfig(this.initialConfig));
     await this.ingestion.drop();

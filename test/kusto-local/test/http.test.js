@@ -3,6 +3,7 @@
 import assert from 'node:assert/strict';
 import http from 'node:http';
 import { after, before, beforeEach, test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { StrictClient } from './client.js';
 import { Running } from './harness.js';
 
@@ -302,6 +303,59 @@ test('fault: a black hole answers nothing, a drip answers slowly, a delay late',
   const start = performance.now();
   assert.equal((await manage('engine', '.show version')).status, 200);
   assert.ok(performance.now() - start >= 119);
+});
+
+test('fault: answers are held until they are let go of, in any order, or the client leaves', async () => {
+  const client = await new StrictClient(service).connect();
+  const url = client.first('TempStorage');
+  const log = async () => (await service.get('/log?service=blob&method=PUT')).map((e) => [e.seq, e.status]);
+  await service.post('/faults', { match: { service: 'blob' }, times: 3, action: { hold: true } });
+  const leaving = new AbortController();
+  const answered = [];
+  const puts = [];
+  const heldAre = async (n) => {
+    while ((await log()).filter(([, status]) => status === 'held').length < n) await sleep(5);
+  };
+  for (const name of ['a', 'b', 'c']) {
+    const options = name === 'c' ? { signal: leaving.signal } : {};
+    const headers = { 'x-ms-version': '2023-11-03', 'x-ms-blob-type': 'BlockBlob' };
+    const put = fetch(url.replace('?', `/${name}.csv.gz?`), { method: 'PUT', body: 'x', headers, ...options });
+    puts.push(put.then(({ status }) => answered.push([name, status])));
+    await heldAre(puts.length);
+  }
+  // The work is done, and nobody has heard of it.
+  assert.equal((await service.get('/blobs')).length, 3);
+  assert.deepEqual(answered, []);
+
+  const [a, b, c] = (await log()).map(([seq]) => seq);
+  await assert.rejects(service.post('/release', { seqs: [b, 0] }), /no answer is held of request 0/);
+  assert.deepEqual(await service.post('/release', { seqs: [b] }), { released: 1 });
+  await puts[1];
+  assert.deepEqual(answered, [['b', 201]]);
+  leaving.abort();
+  await assert.rejects(puts[2]);
+  while ((await log())[2][1] === 'held') await sleep(5);
+  assert.deepEqual(await log(), [
+    [a, 'held'],
+    [b, 201],
+    [c, 'aborted by client'],
+  ]);
+  assert.deepEqual(await service.post('/release'), { released: 1 });
+  await puts[0];
+  assert.deepEqual(answered, [
+    ['b', 201],
+    ['a', 201],
+  ]);
+  // Such a rule does its work no more often than it is told.
+  assert.equal((await client.put(url.replace('?', '/d.csv.gz?'), 'x')).status, 201);
+});
+
+test('a reset lets go of what is held', async () => {
+  await service.post('/faults', { match: { service: 'imds' }, action: { hold: true } });
+  const pending = fetch(service.ready.imds);
+  while (!(await service.get('/log')).some((e) => e.status === 'held')) await sleep(5);
+  await service.post('/reset');
+  assert.equal((await pending).status, 400);
 });
 
 test('a fault or a configuration that means nothing is refused', async () => {
