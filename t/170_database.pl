@@ -86,6 +86,8 @@ for (sort keys %conf)
 	$pg = KustoCluster->start($kusto, name => $mode =~ s/ /_/r, conf => $conf{$mode} . <<~'CONF');
 		kusto_ingest.naptime = 1h
 		kusto_ingest.repost_after = 1s
+		# A worker may be back before the queue answers again.
+		kusto_ingest.request_timeout = 20s
 		max_worker_processes = 16
 		CONF
 	$pg->sql('CREATE DATABASE model');
