@@ -60,7 +60,8 @@ sub table
 	return "$text\n";
 }
 
-sub row { my (@cells) = @_; return '| ' . join(' | ', @cells) . " |\n" }
+# A cell's own | would begin another one.
+sub row { my (@cells) = @_; return '| ' . join(' | ', map { s/\|/\\|/gr } @cells) . " |\n" }
 
 my @tables = map { decode_json($_) } lines($figures);
 my $text = join '', map { chomp; my ($name, $value) = split ' ', $_, 2; "- $name: $value\n" } lines($where);
