@@ -23,6 +23,8 @@ export async function startAzurite(accounts, { stateDir = null, onExit = () => {
       '--no-incremental-marking',
       '--require',
       fileURLToPath(new URL('./die-with-parent.cjs', import.meta.url)),
+      '--require',
+      fileURLToPath(new URL('./keep-messages.cjs', import.meta.url)),
       require.resolve('azurite/dist/src/azurite.js'),
       '--disableTelemetry',
       '--skipApiVersionCheck',
