@@ -11,6 +11,8 @@
 
 #include <time.h>
 
+#include "executor/tuptable.h"
+#include "storage/bufmgr.h"
 #include "utils/memutils.h"
 
 #include "dest.h"
@@ -34,6 +36,10 @@
 #else
 #define PUMP_CLOCK CLOCK_MONOTONIC
 #endif
+
+/* Of longer rows there are so few on a page that the processor foresees them well enough. */
+#define PREFETCH_ROW_SIZE (BLCKSZ / 4)
+#define CACHE_LINE_SIZE 64
 
 typedef struct SinkDest
 {
@@ -117,6 +123,35 @@ put_chunk(SinkDest *dest)
 	pump(dest);
 }
 
+/*
+ * Ask memory for the row after the next one while this one is formatted.  The
+ * rows of a heap lie on their page from its end downwards, each read upwards,
+ * which no processor foresees; a tenth of the time went into waiting for them.
+ * Before the page's first row one guesses that the next page is in the next
+ * buffer.  A guess that is wrong costs next to nothing, wherever it points.
+ *
+ * (Not inlined, GCC takes this for a function without effect, and leaves it out.)
+ */
+static pg_attribute_always_inline void
+prefetch_row(TupleTableSlot *slot)
+{
+#if defined(__GNUC__)
+	const BufferHeapTupleTableSlot *heap = (const BufferHeapTupleTableSlot *) slot;
+	const HeapTuple tuple = heap->base.tuple;
+	uintptr_t	page;
+	uintptr_t	row;
+
+	if (!TTS_IS_BUFFERTUPLE(slot) || !BufferIsValid(heap->buffer) || tuple->t_len > PREFETCH_ROW_SIZE)
+		return;
+	page = (uintptr_t) BufferGetPage(heap->buffer);
+	row = (uintptr_t) tuple->t_data - 2 * (uintptr_t) tuple->t_len;
+	if (row < page + SizeOfPageHeaderData)
+		row += 2 * BLCKSZ;
+	for (uint32 at = 0; at <= tuple->t_len; at += CACHE_LINE_SIZE)
+		__builtin_prefetch((const void *) (row + at));
+#endif
+}
+
 static void
 receiver_startup(DestReceiver *self, int operation, TupleDesc desc)
 {
@@ -130,6 +165,7 @@ receiver_slot(TupleTableSlot *slot, DestReceiver *self)
 
 	if (dest->chunk == NULL)
 		get_chunk(dest);
+	prefetch_row(slot);
 
 	old = MemoryContextSwitchTo(dest->row_context);
 	kpg_format_row(dest->format, slot, dest->rows + 1, &dest->writer);
