@@ -102,15 +102,24 @@ hand_over_block(KcZipline *z, bool ends_stream)
 }
 
 /*
- * System calls are saved: an owner that still has chunks fetches this one when
- * it needs it, and one that waits is told only when work runs short.
+ * Chunks left to do at which an owner that waits for one is told: time to get
+ * going before there is none left, and half of the queue to fill at a stretch.
  */
+static int
+few_chunks(const KcZipline *z)
+{
+	int			half = z->options.nchunks / 2;
+
+	return half > z->nthreads ? half : z->nthreads;
+}
+
+/* An owner that still has chunks fetches this one when it needs it, without a system call for each. */
 static void
 hand_back_chunk(KcZipline *z, ZipChunk *chunk)
 {
 	kc_zipline_lock(z);
 	kc_zipline_queue_put(&z->used, chunk);
-	if (z->wants_chunk && z->todo.count <= z->nthreads)
+	if (z->wants_chunk && z->todo.count <= few_chunks(z))
 	{
 		z->wants_chunk = false;
 		ring(z);

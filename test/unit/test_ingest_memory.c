@@ -63,7 +63,7 @@ test_memory_bound(void)
 		finish(&export);
 		check_blobs(&export, 600000);
 		end(&export);
-		ok(pa.peak < 32 * 1024 * 1024, "%zu MiB at the most for %s blocks", pa.peak >> 20,
+		ok(pa.peak < 40 * 1024 * 1024, "%zu MiB at the most for %s blocks", pa.peak >> 20,
 		   large ? "large" : "normal");
 	}
 	kc_client_free(client);
