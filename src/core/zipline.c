@@ -158,6 +158,21 @@ may_be_free(KcZipline *z)
 	return used;
 }
 
+/*
+ * A cache may still have the one that came back last.  But with threads each is
+ * used once before any is used again: what memory a long export takes, it takes
+ * at its begin, and not when its compressor first falls behind.
+ */
+static ZipChunk *
+take_free_chunk(KcZipline *z)
+{
+	const ZipChunk *first = kc_zipline_queue_first(&z->free_chunks);
+
+	if (z->nthreads > 0 && first != NULL && first->buf.cap == 0)
+		return kc_zipline_queue_take(&z->free_chunks);
+	return kc_zipline_queue_take_last(&z->free_chunks);
+}
+
 KcBuf *
 kc_zipline_get_chunk(KcZipline *z)
 {
@@ -166,8 +181,7 @@ kc_zipline_get_chunk(KcZipline *z)
 	do
 		attend(z);
 	while (z->free_chunks.count == 0 && may_be_free(z));
-	/* A cache may still have the last one; and the others get memory only if they are needed. */
-	chunk = kc_zipline_queue_take_last(&z->free_chunks);
+	chunk = take_free_chunk(z);
 	if (chunk == NULL)
 		return NULL;
 	/* Failing to is the chunk's sticky failure, which its filler will see. */

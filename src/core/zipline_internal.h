@@ -129,7 +129,8 @@ kc_zipline_unlock(KcZipline *z)
 
 /* zipline_work.c */
 extern void kc_zipline_queue_put(ZipQueue *queue, void *item);
-/* The one that came first, and the one that came last; NULL: empty. */
+/* The one that came first, which may stay, and the one that came last; NULL: empty. */
+extern void *kc_zipline_queue_first(const ZipQueue *queue);
 extern void *kc_zipline_queue_take(ZipQueue *queue);
 extern void *kc_zipline_queue_take_last(ZipQueue *queue);
 extern void kc_zipline_fail(KcZipline *z, KcStatus status);

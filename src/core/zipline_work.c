@@ -59,6 +59,12 @@ kc_zipline_queue_take(ZipQueue *queue)
 }
 
 void *
+kc_zipline_queue_first(const ZipQueue *queue)
+{
+	return queue->count == 0 ? NULL : queue->slots[queue->head];
+}
+
+void *
 kc_zipline_queue_take_last(ZipQueue *queue)
 {
 	if (queue->count == 0)

@@ -107,6 +107,35 @@ test_free_in_the_middle(int threads)
 	ok(true, "freed while waiting, and unused");
 }
 
+/* However quick the thread is, and the chunk back. */
+static void
+test_memory_at_the_begin(void)
+{
+	KcZiplineOptions options = {.level = 1, .chunk_size = 1000, .nchunks = 5,
+	.block_size = 1000, .nblocks = 2, .threads = 1};
+	KcZipline  *z = started(&kc_alloc_malloc, &options);
+	KcBuf	   *seen[5];
+	int			nseen = 0;
+	KcBuf	   *last = NULL;
+
+	for (int i = 0; i < options.nchunks; i++)
+	{
+		bool		known = false;
+
+		last = kc_zipline_get_chunk(z);
+		must(last != NULL);
+		for (int k = 0; k < nseen; k++)
+			known |= seen[k] == last;
+		if (!known)
+			seen[nseen++] = last;
+		kc_zipline_unget(z, last);
+	}
+	is(nseen, options.nchunks, "each chunk is used before any is used again");
+	ok(kc_zipline_get_chunk(z) == last, "then the one that came back last");
+	kc_zipline_unget(z, last);
+	kc_zipline_free(z);
+}
+
 static void
 test_wake_ups(void)
 {
@@ -323,6 +352,7 @@ main(void)
 		test_free_in_the_middle(threads);
 		test_fork(threads);
 	}
+	test_memory_at_the_begin();
 	test_wake_ups();
 	test_signals();
 	test_no_thread();
