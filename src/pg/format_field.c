@@ -98,6 +98,25 @@ write_long(KpgColumn *column, Datum value, char *p)
 
 /* ---- containers ---- */
 
+static size_t
+count_quotes(const char *p, const char *end)
+{
+	size_t		n = 0;
+
+	for (; p < end; p++)
+		n += *p == '"';
+	return n;
+}
+
+/* Is JSON, as it stands between the outer quotes of its field, too long for a dynamic? */
+bool
+kpg_format_field_too_long(const char *start, const char *end)
+{
+	size_t		len = (size_t) (end - start);
+
+	return len > KPG_DYNAMIC_LIMIT && len - count_quotes(start, end) / 2 > KPG_DYNAMIC_LIMIT;
+}
+
 static char *
 write_nest(KpgFormatter *f, Datum value, char *p)
 {
@@ -142,11 +161,9 @@ kpg_format_choose_write(const KpgColumn *column)
 {
 	const KpgFormatter *f = &column->formatter;
 
-	if (f->nest != NULL)
-		return write_nest;
 	if (f->put != NULL)
 		return strcmp(column->kusto_type, "string") == 0 ? write_short_quoted : f->put;
 	if (f->field != NULL && f->format->transcode == KPG_TRANSCODE_NONE)
 		return f->field;
-	return kpg_format_write_text;
+	return f->nest != NULL ? write_nest : kpg_format_write_text;
 }

@@ -105,7 +105,7 @@ typedef enum KpgPins
 	KPG_PIN_ALL = KPG_PIN_FLOAT | KPG_PIN_NAMES | KPG_PIN_REST
 } KpgPins;
 
-/* What a container has found out about what it holds; format_nested.c. */
+/* What a container has found out about what it holds; see format_nested.c. */
 typedef struct KpgElement KpgElement;
 typedef struct KpgRecord KpgRecord;
 
@@ -135,6 +135,16 @@ struct KpgFormatter
 	KpgElement *element;		/* arrays, ranges, multiranges */
 	KpgRecord  *record;			/* composites */
 	TypeCacheEntry *typcache;	/* ranges, multiranges */
+};
+
+struct KpgElement
+{
+	MemoryContext context;
+	Oid			type;
+	int16		typlen;
+	bool		typbyval;
+	char		typalign;
+	KpgFormatter formatter;
 };
 
 typedef struct KpgColumn KpgColumn;
@@ -232,6 +242,7 @@ extern KpgMisfit kpg_format_numeric_text(KpgFormatter *f, Datum value, KpgText *
 
 /* format_text.c */
 extern void kpg_format_transcode_init(KpgRowFormat *format);
+extern bool kpg_format_is_utf8(const char *data, size_t len);
 extern KpgMisfit kpg_format_utf8(KpgRowFormat *format, KpgText *text, KpgShape shape);
 extern KpgMisfit kpg_format_varlena(KpgFormatter *f, Datum value, KpgText *text);
 extern KpgMisfit kpg_format_name(KpgFormatter *f, Datum value, KpgText *text);
@@ -249,8 +260,12 @@ extern KpgMisfit kpg_format_json_cast(KpgFormatter *f, Datum value, KpgText *tex
 extern void kpg_format_iso_text(KpgFormatter *f, Datum value, KpgText *text);
 extern void kpg_format_unpin(KpgRowFormat *format);
 
-/* format_nested.c */
+/* format_array.c */
 extern void kpg_format_array(KpgFormatter *f, Datum value, KcBuf *out);
+extern char *kpg_format_array_field(KpgFormatter *f, Datum value, char *p);
+
+/* format_nested.c */
+extern KpgElement *kpg_format_element_of(KpgFormatter *f, Oid type);
 extern void kpg_format_record(KpgFormatter *f, Datum value, KcBuf *out);
 extern void kpg_format_range(KpgFormatter *f, Datum value, KcBuf *out);
 extern void kpg_format_multirange(KpgFormatter *f, Datum value, KcBuf *out);
@@ -272,6 +287,7 @@ extern KpgFieldFn kpg_format_choose_write(const KpgColumn *column);
 extern char *kpg_format_write_otherwise(KpgColumn *column, Datum value, char *p);
 extern char *kpg_format_write_misfit(KpgColumn *column, Datum value, char *p, KpgMisfit misfit);
 extern char *kpg_format_write_text(KpgFormatter *f, Datum value, char *p);
+extern bool kpg_format_field_too_long(const char *start, const char *end);
 extern char *kpg_format_more_room(KpgRowFormat *format, char *p, size_t need);
 
 /*

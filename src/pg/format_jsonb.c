@@ -284,25 +284,6 @@ surely_too_big(Datum value)
 		toast_raw_datum_size(value) > KPG_DYNAMIC_LIMIT * SHRINK;
 }
 
-static size_t
-count_quotes(const char *p, const char *end)
-{
-	size_t		n = 0;
-
-	for (; p < end; p++)
-		n += *p == '"';
-	return n;
-}
-
-/* Is it, in its field between the outer quotes, too long as JSON? */
-static bool
-too_long(const char *start, const char *end)
-{
-	size_t		len = (size_t) (end - start);
-
-	return len > KPG_DYNAMIC_LIMIT && len - count_quotes(start, end) / 2 > KPG_DYNAMIC_LIMIT;
-}
-
 char *
 kpg_format_jsonb_field(KpgFormatter *f, Datum value, char *p)
 {
@@ -327,7 +308,7 @@ kpg_format_jsonb_field(KpgFormatter *f, Datum value, char *p)
 	if ((Pointer) plain != DatumGetPointer(value))
 		pfree(plain);
 	kpg_format_set_limit(format);
-	if (p == NULL || too_long(out->data + walk.start, p))
+	if (p == NULL || kpg_format_field_too_long(out->data + walk.start, p))
 		return kpg_format_write_misfit((KpgColumn *) f, value, out->data + walk.start - 1,
 									   KPG_MISFIT_DYNAMIC_SIZE);
 	*p++ = '"';

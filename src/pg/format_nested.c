@@ -1,10 +1,11 @@
 /*
  * format_nested.c
- *	  Arrays, composites, ranges and multiranges as the JSON of a dynamic.
+ *	  Values inside containers; composites, ranges and multiranges as the JSON
+ *	  of a dynamic.
  *
- * An array becomes nested JSON arrays, its lower bounds are lost; a composite
- * an object; a range {"lower":…,"upper":…,"bounds":"[)"}, with null for a
- * missing bound, or {"empty":true}; a multirange an array of ranges.
+ * A composite becomes an object; a range {"lower":…,"upper":…,"bounds":"[)"},
+ * with null for a missing bound, or {"empty":true}; a multirange an array of
+ * ranges.  Arrays are in format_array.c.
  *
  * What a container holds is looked up when the first value comes, and again
  * when a value holds something else, as anonymous records may.  What has been
@@ -14,28 +15,15 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
-#include "access/tupmacs.h"
-#include "catalog/pg_type.h"
-#include "utils/array.h"
+#include "miscadmin.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rangetypes.h"
 #include "utils/typcache.h"
 
 #include "../core/json.h"
-#include "../core/text.h"
 #include "alloc.h"
 #include "format_internal.h"
-
-struct KpgElement
-{
-	MemoryContext context;
-	Oid			type;
-	int16		typlen;
-	bool		typbyval;
-	char		typalign;
-	KpgFormatter formatter;
-};
 
 typedef struct KpgMember
 {
@@ -55,23 +43,6 @@ struct KpgRecord
 
 /* ---- any value inside a container ---- */
 
-static bool
-is_ascii(const char *data, size_t len)
-{
-	uint64		bits = 0;
-
-	for (; len >= sizeof(bits); data += sizeof(bits), len -= sizeof(bits))
-	{
-		uint64		next;
-
-		memcpy(&next, data, sizeof(next));
-		bits |= next;
-	}
-	for (; len > 0; len--)
-		bits |= (unsigned char) *data++;
-	return (bits & UINT64CONST(0x8080808080808080)) == 0;
-}
-
 /*
  * A database in UTF8 can hold other bytes, from times when they were not
  * checked or from a careless function.  They would spoil the whole of the JSON.
@@ -79,7 +50,7 @@ is_ascii(const char *data, size_t len)
 static void
 put_string(KcBuf *out, const char *data, size_t len)
 {
-	if (!is_ascii(data, len) && !kc_text_utf8_valid(kc_slice_n(data, len), NULL))
+	if (!kpg_format_is_utf8(data, len))
 	{
 		kc_json_string(out, kc_slice_n(data, len));
 		return;
@@ -180,10 +151,10 @@ kpg_format_json_value(KpgFormatter *f, Datum value, bool isnull, KcBuf *out)
 		f->nest(f, value, out);
 }
 
-/* ---- arrays ---- */
+/* ---- what a container holds ---- */
 
-static KpgElement *
-element_of(KpgFormatter *f, Oid type)
+KpgElement *
+kpg_format_element_of(KpgFormatter *f, Oid type)
 {
 	KpgElement *element = f->element;
 	MemoryContext context;
@@ -206,78 +177,6 @@ element_of(KpgFormatter *f, Oid type)
 	MemoryContextSwitchTo(old);
 	f->element = element;
 	return element;
-}
-
-typedef struct ArrayWalk
-{
-	KpgElement *element;
-	int			ndims;
-	const int  *dims;
-	const char *data;			/* of the next element that is not null */
-	const bits8 *nulls;			/* or NULL */
-	int			index;			/* of the next element */
-	KcBuf	   *out;
-} ArrayWalk;
-
-static void
-put_element(ArrayWalk *walk)
-{
-	KpgElement *element = walk->element;
-	int			index = walk->index++;
-	Datum		value;
-
-	if (walk->nulls != NULL && !(walk->nulls[index / 8] & (1 << (index % 8))))
-	{
-		kc_buf_str(walk->out, "null");
-		return;
-	}
-	value = fetch_att(walk->data, element->typbyval, element->typlen);
-	walk->data = att_addlength_pointer(walk->data, element->typlen, walk->data);
-	walk->data = (const char *) att_align_nominal(walk->data, element->typalign);
-	kpg_format_json_value(&element->formatter, value, false, walk->out);
-}
-
-static void
-put_dimension(ArrayWalk *walk, int dim)
-{
-	KcBuf	   *out = walk->out;
-
-	kc_buf_char(out, '[');
-	for (int i = 0; i < walk->dims[dim] && out->failed == KC_OK; i++)
-	{
-		if (i > 0)
-			kc_buf_char(out, ',');
-		if (dim + 1 < walk->ndims)
-			put_dimension(walk, dim + 1);
-		else
-			put_element(walk);
-	}
-	kc_buf_char(out, ']');
-}
-
-void
-kpg_format_array(KpgFormatter *f, Datum value, KcBuf *out)
-{
-	ArrayType  *array = DatumGetArrayTypeP(value);
-
-	check_stack_depth();
-	if (ARR_NDIM(array) == 0)
-		kc_buf_str(out, "[]");
-	else
-	{
-		ArrayWalk	walk = {
-			.element = element_of(f, ARR_ELEMTYPE(array)),
-			.ndims = ARR_NDIM(array),
-			.dims = ARR_DIMS(array),
-			.data = ARR_DATA_PTR(array),
-			.nulls = ARR_NULLBITMAP(array),
-			.out = out
-		};
-
-		put_dimension(&walk, 0);
-	}
-	if ((Pointer) array != DatumGetPointer(value))
-		pfree(array);
 }
 
 /* ---- composites ---- */
@@ -411,7 +310,7 @@ kpg_format_range(KpgFormatter *f, Datum value, KcBuf *out)
 	check_stack_depth();
 	if (f->typcache == NULL)
 		f->typcache = lookup_type_cache(f->type, TYPECACHE_RANGE_INFO);
-	element = element_of(f, f->typcache->rngelemtype->type_id);
+	element = kpg_format_element_of(f, f->typcache->rngelemtype->type_id);
 	put_range(&element->formatter, f->typcache, range, out);
 	if ((Pointer) range != DatumGetPointer(value))
 		pfree(range);
@@ -427,7 +326,7 @@ kpg_format_multirange(KpgFormatter *f, Datum value, KcBuf *out)
 	check_stack_depth();
 	if (f->typcache == NULL)
 		f->typcache = kpg_compat_multirange_range(f->type);
-	element = element_of(f, f->typcache->rngelemtype->type_id);
+	element = kpg_format_element_of(f, f->typcache->rngelemtype->type_id);
 	nranges = kpg_compat_multirange_ranges(f->typcache, value, &ranges);
 
 	kc_buf_char(out, '[');

@@ -189,6 +189,7 @@ kpg_format_resolve(KpgFormatter *f, KpgRowFormat *format, Oid type)
 	{
 		f->shape = KPG_SHAPE_JSON;
 		f->kusto_type = "dynamic";
+		f->field = f->nest == kpg_format_array ? kpg_format_array_field : NULL;
 	}
 	else if (typtype == TYPTYPE_ENUM)
 		use_entry(f, &enum_entry);

@@ -58,6 +58,12 @@ is_ascii(const char *data, size_t len)
 	return true;
 }
 
+bool
+kpg_format_is_utf8(const char *data, size_t len)
+{
+	return is_ascii(data, len) || kc_text_utf8_valid(kc_slice_n(data, len), NULL);
+}
+
 /*
  * The longest prefix that has a UTF-8 form: its length is returned, its UTF-8
  * appended to out.
