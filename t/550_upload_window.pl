@@ -16,7 +16,7 @@ my $db = KustoCluster::DATABASE;
 my $mib = 1024 * 1024;
 # src/core/ingest.c: blocks of 4 MiB, four under way and one that is being filled; raw chunks of 256 KiB that
 # wait, one for each thread more, and a row that is longer than what was left of its chunk.
-my ($window, $block, $chunk, $spare) = (4, 4 * $mib, $mib / 4, 16);
+my ($window, $block, $chunk, $spare) = (4, 4 * $mib, $mib / 4, 32);
 
 my $kusto = KustoLocal->start;
 my $pg = KustoCluster->start($kusto, conf => 'jit = off');

@@ -401,6 +401,45 @@ collect_blobs(const KpgExport *export, shm_mq_handle **handles, int n)
 	}
 }
 
+/*
+ * A worker that leaves without a word, since something in it called proc_exit(),
+ * says first that its queue is worth a look and lets go of it afterwards.  Whoever
+ * looks in between would wait in WaitForParallelWorkersToFinish() for ever.  Of
+ * its end the postmaster tells as well: then we look once more.
+ */
+static void
+wait_for_workers(const KpgExport *export, ParallelContext *context)
+{
+	for (;;)
+	{
+		bool		open = false;
+		bool		gone = false;
+
+		for (int i = 0; i < context->nworkers_launched; i++)
+		{
+			const ParallelWorkerInfo *worker = &context->worker[i];
+			pid_t		pid;
+
+			if (worker->error_mqh == NULL)
+				continue;
+			open = true;
+			gone |= GetBackgroundWorkerPid(worker->bgwhandle, &pid) == BGWH_STOPPED;
+		}
+		if (!open)
+			break;
+		if (gone)
+		{
+			ParallelMessagePending = true;
+			InterruptPending = true;
+			CHECK_FOR_INTERRUPTS();
+			continue;
+		}
+		kpg_progress_refresh(export->progress);
+		(void) kpg_wait_once(REFRESH_INTERVAL_MS, KPG_WAIT_PARALLEL);
+	}
+	WaitForParallelWorkersToFinish(context);
+}
+
 static void
 adopt_blobs(const KpgExport *export, const List *blobs)
 {
@@ -469,7 +508,7 @@ kpg_export_parallel(KpgExport *export, KpgTableReader *reader)
 	read_tables(&shared, 0, reader);
 	kpg_export_finish(export, reader->dest);
 	blobs = collect_blobs(export, handles, context->nworkers_launched);
-	WaitForParallelWorkersToFinish(context);
+	wait_for_workers(export, context);
 	take_counts(export, &shared, context->nworkers_launched, reader->counts);
 	DestroyParallelContext(context);
 	ExitParallelMode();
