@@ -193,6 +193,7 @@ kpg_export_parallel_main(dsm_segment *seg, shm_toc *toc)
 	queue = (shm_mq *) (shared.queues + (Size) ParallelWorkerNumber * QUEUE_SIZE);
 	shm_mq_set_sender(queue, MyProc);
 	handle = shm_mq_attach(queue, seg, NULL);
+	KPG_FAULT_LEAVE_SLOWLY(seg);
 
 	kpg_export_unpack(&export, &request, shm_toc_lookup(toc, KEY_EXPORT, false));
 	/* Freed, and with it what is under way, also when the transaction is aborted. */

@@ -274,6 +274,24 @@ strikes(const char *point, Setting *setting)
 	return true;
 }
 
+/* Nothing that one could wait for says that the leader has looked. */
+#define SLOW_LEAVE_USEC		200000
+
+static bool leaving;
+
+static void
+leave_slowly(dsm_segment *segment, Datum arg)
+{
+	if (leaving)
+		pg_usleep(SLOW_LEAVE_USEC);
+}
+
+void
+kpg_fault_leave_slowly(dsm_segment *segment)
+{
+	on_dsm_detach(segment, leave_slowly, (Datum) 0);
+}
+
 static void
 act(const Setting *setting, bool interruptible)
 {
@@ -285,6 +303,7 @@ act(const Setting *setting, bool interruptible)
 			kill(getpid(), SIGKILL);
 			break;
 		case FAULT_EXIT:
+			leaving = true;
 			proc_exit(1);
 			break;
 		case FAULT_SLEEP:
