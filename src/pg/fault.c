@@ -275,7 +275,7 @@ strikes(const char *point, Setting *setting)
 }
 
 /* Nothing that one could wait for says that the leader has looked. */
-#define SLOW_LEAVE_USEC		200000
+#define SLOW_LEAVE_MS	200
 
 static bool leaving;
 
@@ -283,7 +283,7 @@ static void
 leave_slowly(dsm_segment *segment, Datum arg)
 {
 	if (leaving)
-		pg_usleep(SLOW_LEAVE_USEC);
+		kpg_wait_blindly(SLOW_LEAVE_MS);
 }
 
 void

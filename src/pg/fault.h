@@ -31,7 +31,7 @@ extern void kpg_fault_point(const char *point);
 #define KPG_FAULT(point) kpg_fault_point(point)
 
 /*
- * In a parallel worker: when it leaves by "exit", let a while pass between the
+ * In a parallel worker: when its action is to exit, let a while pass between the
  * signal to its leader and letting go of this segment, and what is in it.
  */
 extern void kpg_fault_leave_slowly(dsm_segment *segment);

@@ -258,4 +258,10 @@ kpg_wait_forever(bool interruptible)
 			CHECK_FOR_INTERRUPTS();
 	}
 }
+
+void
+kpg_wait_blindly(int64 ms)
+{
+	pg_usleep((long) ms * 1000);
+}
 #endif

@@ -70,6 +70,8 @@ extern int	kpg_wait_deaf(int64 timeout_ms, KpgWaitEvent event);
 #ifdef KUSTO_FAULTS
 /* Drives nothing; ends by an interrupt, or not even so. */
 extern void kpg_wait_forever(bool interruptible);
+/* The whole time, whatever happens. */
+extern void kpg_wait_blindly(int64 ms);
 #endif
 
 #endif							/* KPG_WAIT_H */
