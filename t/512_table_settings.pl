@@ -42,11 +42,13 @@ $session->quit;
 
 # ---- settings ----
 
+my $tables = 0;
+
 sub same
 {
 	my ($relation, $settings, $name) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	my $table = ucfirst($relation) . ++$same::number;
+	my $table = ucfirst($relation) . ++$tables;
 	my $one = $pg->sql("SET client_min_messages = error; $settings; SELECT " . call($relation, $table, create_table => 'true', parallel => 3));
 	my $other = $pg->sql('SELECT ' . $pg->ingest_call("SELECT * FROM $relation", "${table}_", create_table => 'true'));
 	$pg->succeeds($_, "$name: it lands") for $one, $other;
