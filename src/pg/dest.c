@@ -137,11 +137,15 @@ prefetch_row(TupleTableSlot *slot)
 {
 #if defined(__GNUC__)
 	const BufferHeapTupleTableSlot *heap = (const BufferHeapTupleTableSlot *) slot;
-	const HeapTuple tuple = heap->base.tuple;
+	HeapTuple	tuple;
 	uintptr_t	page;
 	uintptr_t	row;
 
-	if (!TTS_IS_BUFFERTUPLE(slot) || !BufferIsValid(heap->buffer) || tuple->t_len > PREFETCH_ROW_SIZE)
+	/* A slot of another kind may end before what is read here. */
+	if (!TTS_IS_BUFFERTUPLE(slot) || !BufferIsValid(heap->buffer))
+		return;
+	tuple = heap->base.tuple;
+	if (tuple->t_len > PREFETCH_ROW_SIZE)
 		return;
 	page = (uintptr_t) BufferGetPage(heap->buffer);
 	row = (uintptr_t) tuple->t_data - 2 * (uintptr_t) tuple->t_len;

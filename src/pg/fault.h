@@ -21,9 +21,9 @@
 #ifndef KPG_FAULT_H
 #define KPG_FAULT_H
 
+#ifdef KUSTO_FAULTS
 #include "storage/dsm.h"
 
-#ifdef KUSTO_FAULTS
 #define KPG_ERRCODE_FAULT	MAKE_SQLSTATE('X', 'X', '0', 'F', 'T')
 
 extern void kpg_fault_define(void);
