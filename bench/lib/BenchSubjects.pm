@@ -4,6 +4,7 @@
 #   disabled  kusto_capture, and its triggers disabled: what PostgreSQL does for them all the same,
 #             which is to copy them, and the changed rows into transition tables; only where asked for
 #   empty     the same triggers, enabled, on a function in C that returns at once; only where asked for
+#   row       on one that puts a row that is always the same into a table without index; only where asked for
 #   capture   kusto_capture
 #   plpgsql   what one would write by hand: a trigger for each row, to_jsonb(NEW) into a table
 #   pgq       pgq.logutriga, which is in C; left out where the extension is not installed
@@ -22,6 +23,7 @@ my %title = (
 	none => 'no trigger',
 	disabled => 'kusto_capture, triggers disabled',
 	empty => 'an empty trigger, in C',
+	row => 'a trigger in C that writes a constant row',
 	capture => 'kusto_capture',
 	plpgsql => 'PL/pgSQL, to_jsonb(NEW)',
 	pgq => 'pgq.logutriga');
@@ -38,6 +40,7 @@ my %emptying = (
 	none => '',
 	disabled => '',
 	empty => '',
+	row => 'TRUNCATE bench_rows',
 	capture => 'TRUNCATE kusto.outbox_0, kusto.outbox_1, kusto.outbox_2',
 	plpgsql => 'TRUNCATE outbox_jsonb',
 	pgq => 'TRUNCATE pgq.event_1_0, pgq.event_1_1, pgq.event_1_2');
@@ -77,7 +80,7 @@ sub install
 		FROM generate_series(bigint '1', $options{rows}) i;
 		VACUUM (ANALYZE) source
 		SQL
-	for my $subject (qw(none capture disabled empty plpgsql pgq))
+	for my $subject (qw(none capture disabled empty row plpgsql pgq))
 	{
 		next unless grep { $_ eq $subject } @wanted;
 		my $table = table($subject);
@@ -123,20 +126,33 @@ sub _install_disabled
 }
 
 # An argument, too: PostgreSQL copies it with the rest of a trigger for each statement.
+sub _install_floor
+{
+	my ($server, $table, $function) = @_;
+	my $do = "FOR EACH STATEMENT EXECUTE FUNCTION $function('bench;Changes;adx;create_table=true')";
+	$server->sql(<<~SQL);
+		CREATE FUNCTION $function() RETURNS trigger
+			LANGUAGE c AS '$ENV{BENCH_WORK}/floor_triggers', '$function';
+		CREATE TRIGGER bench_floor_insert AFTER INSERT ON $table REFERENCING NEW TABLE AS kusto_new $do;
+		CREATE TRIGGER bench_floor_update AFTER UPDATE ON $table
+			REFERENCING OLD TABLE AS kusto_old NEW TABLE AS kusto_new $do;
+		CREATE TRIGGER bench_floor_delete AFTER DELETE ON $table REFERENCING OLD TABLE AS kusto_old $do;
+		CREATE TRIGGER bench_floor_truncate AFTER TRUNCATE ON $table $do
+		SQL
+	return 1;
+}
+
 sub _install_empty
 {
 	my ($server, $table) = @_;
-	my $do = q{FOR EACH STATEMENT EXECUTE FUNCTION bench_empty_trigger('bench;Changes;adx;create_table=true')};
-	$server->sql(<<~SQL);
-		CREATE FUNCTION bench_empty_trigger() RETURNS trigger
-			LANGUAGE c AS '$ENV{BENCH_WORK}/empty_trigger', 'bench_empty_trigger';
-		CREATE TRIGGER bench_empty_insert AFTER INSERT ON $table REFERENCING NEW TABLE AS kusto_new $do;
-		CREATE TRIGGER bench_empty_update AFTER UPDATE ON $table
-			REFERENCING OLD TABLE AS kusto_old NEW TABLE AS kusto_new $do;
-		CREATE TRIGGER bench_empty_delete AFTER DELETE ON $table REFERENCING OLD TABLE AS kusto_old $do;
-		CREATE TRIGGER bench_empty_truncate AFTER TRUNCATE ON $table $do
-		SQL
-	return 1;
+	return _install_floor($server, $table, 'bench_empty_trigger');
+}
+
+sub _install_row
+{
+	my ($server, $table) = @_;
+	$server->sql('CREATE TABLE bench_rows (data text)');
+	return _install_floor($server, $table, 'bench_row_trigger');
 }
 
 sub _install_plpgsql

@@ -16,7 +16,7 @@ my $server = BenchServer->new;
 
 # The others are there for comparison, and far off.
 my $few = $pairs < 3 ? $pairs : 3;
-my %rounds = (none => $pairs, disabled => $pairs, empty => $pairs, capture => $pairs, plpgsql => $few, pgq => $few);
+my %rounds = (none => $pairs, disabled => $pairs, empty => $pairs, row => $pairs, capture => $pairs, plpgsql => $few, pgq => $few);
 my %script = (
 	insert => <<~'SQL',
 		\set id random(1, 9000000000000000)
@@ -29,7 +29,7 @@ my %script = (
 my %what = (insert => 'INSERT of a row', update => 'UPDATE of a row by its primary key');
 my %target = (on => 0.95, off => 0.85);
 
-install($server, rows => $rows, key => 1, usual => 'none disabled empty capture plpgsql pgq');
+install($server, rows => $rows, key => 1, usual => 'none disabled empty row capture plpgsql pgq');
 my @subjects = subjects();
 
 sub run
