@@ -65,10 +65,14 @@ for my $type ([ int2 => 15 ], [ int4 => 31 ], [ int8 => 63 ])
 	compare("$name: its ends", [ map { "($_)::$name" } "2::numeric ^ $width - 1", "-(2::numeric ^ $width)", 0, -1 ], 'v::text');
 }
 compare('float8 of any bits', "float8_of(CASE WHEN (${x} >> 52) & 2047 = 2047 THEN ${x} # (1::bigint << 60) ELSE ${x} END)", 'v::text', count => 300_000);
+compare('float8 of four decimals', "(${x} >> (i % 64)) / 10000::float8", 'v::text', count => 300_000);
+compare('float4 of four decimals', "((${x} >> (i % 64)) / 10000::float8)::float4", 'v::text', count => 300_000);
 compare('float8 of few digits', "(${x} % (10 ^ (i % 17))::bigint) / 10::float8 ^ (i % 13)", 'v::text', count => 300_000);
 compare('float4 of any bits', "float4_of((CASE WHEN (${x} >> 23) & 255 = 255 THEN ${x} # (1 << 29) ELSE ${x} END << 32 >> 32)::int)", 'v::text', count => 300_000);
 compare('float4 of few digits', "((${x} % (10 ^ (i % 8))::bigint) / 10::float8 ^ (i % 6))::float4", 'v::text');
-compare('floats: ends', [ map { "'$_'::float8" } qw(0 -0 5e-324 -5e-324 2.2250738585072014e-308 1.7976931348623157e308 9007199254740993 1e15 1e16 1e-4 1e-5 0.1) ], 'v::text');
+compare('floats: ends', [ map { "'$_'::float8" } qw(0 -0 5e-324 -5e-324 2.2250738585072014e-308 1.7976931348623157e308 9007199254740993 1e15 1e16 1e-4 1e-5 0.1
+	0.0001 -0.0001 0.00005 0.00015 0.99999 99999999999.9999 -99999999999.9999 99999999999.99999 1e11 100000000000.0001) ], 'v::text');
+compare('float4: ends', [ map { "'$_'::float4" } qw(0 -0 1e-45 3.4028235e38 99.9999 -99.9999 99.99999 100 100.0001 1e6 0.0001 0.00005 16777217 1e-4 1e-5) ], 'v::text');
 compare('floats as strings', "float8_of(CASE WHEN (${x} >> 52) & 2047 = 2047 THEN ${x} # (1::bigint << 60) ELSE ${x} END)", quoted('v::text'), policy => 'string');
 compare('money', "((${x} >> (i % 64))::numeric / 100)::money", 'v::numeric::text');
 
