@@ -114,7 +114,7 @@ my $prepared = $session->sql('SELECT ' . $pg->ingest_call("SELECT $next AS i", '
 $session->sql(q(PREPARE TRANSACTION 'p'));
 $session->quit;
 my $postmaster_start = $pg->sql('SELECT pg_postmaster_start_time()');
-kill 'KILL', $pg->sql("SELECT pid FROM pg_stat_activity WHERE backend_type = 'kusto_ingest worker' AND datname = 'own'");
+$pg->crash($pg->sql("SELECT pid FROM pg_stat_activity WHERE backend_type = 'kusto_ingest worker' AND datname = 'own'"));
 wait_until(sub { eval { $pg->sql("SELECT ($workers) = 'other,own'") eq 't' } },
 	'after a crash workers run where something is open, or prepared');
 is($pg->sql('SELECT pg_postmaster_start_time()'), $postmaster_start, 'the server was not started anew');

@@ -243,9 +243,6 @@ has_arrived('busy', 'writers');
 
 # ---- accidents ----
 
-# Of a server that is not, psql may end before it is told what to ask.
-sub is_up { my ($status) = eval { $pg->node->psql('postgres', 'SELECT 1') }; return defined $status && $status == 0 }
-
 for my $round (1 .. 3)
 {
 	my $before = note_filenodes();
@@ -256,9 +253,8 @@ for my $round (1 .. 3)
 	if ($round == 1)
 	{
 		my $pid = $pg->sql(q(SELECT pid FROM pg_stat_activity WHERE backend_type = 'kusto_ingest worker'));
-		kill 'KILL', $pid;
+		$pg->crash($pid);
 		$_->receive for @writers;
-		wait_until(\&is_up, 'the server is there again');
 	}
 	else
 	{
@@ -290,9 +286,11 @@ SKIP:
 		$arm->($action);
 		$pg->forget_worker;
 		my $sent = $pg->sql(q(SELECT sent_rows FROM kusto.captures WHERE table_name = 'k_busy'));
-		insert('busy', 20000);
-		wait_until(sub { -e $marker }, "$action: it was about to commit");
-		wait_until(\&is_up, 'the server is there again') if $action eq 'kill';
+		my $accident = sub {
+			insert('busy', 20000);
+			wait_until(sub { -e $marker }, "$action: it was about to commit");
+		};
+		$action eq 'kill' ? $pg->crash_by($accident) : $accident->();
 		$arm->('');
 		insert('busy', 1);
 		flushed("truncated and not committed, $action");

@@ -85,9 +85,7 @@ sub worker_pid
 
 sub kill_worker
 {
-	my $pid = wait_until(\&worker_pid, 'a worker');
-	kill 'KILL', $pid;
-	wait_until(sub { (attempt("SELECT count(*) FROM pg_stat_activity WHERE pid = $pid") // 1) eq '0' }, 'the server is there again');
+	$pg->crash(wait_until(\&worker_pid, 'a worker'));
 	return;
 }
 

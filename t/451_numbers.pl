@@ -102,9 +102,7 @@ sub test_restart
 	# The last of those that were taken with the first one are among them, and further ones.
 	$session->sql("DO \$\$ BEGIN FOR i IN $next + 1 .. $next + $run LOOP INSERT INTO t VALUES (i); END LOOP; END \$\$");
 	$next += $run;
-	kill 'KILL', $session->pid or die "kill: $!";
-	wait_until(sub { my ($status) = $pg->node->psql('postgres', 'SELECT 1'); $status != 0 }, 'the server has crashed');
-	$pg->poll('SELECT true');
+	$pg->crash($session->pid);
 	insert($pg->session);
 	in_order($pg, "$mode: the server has crashed");
 	return;

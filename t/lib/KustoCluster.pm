@@ -255,6 +255,27 @@ sub blobs
 	return JSON::PP->new->decode($rows);
 }
 
+# Calls code that brings about a crash; returns when the server has restarted because of it.  Only
+# the log tells: until the postmaster has noticed, it lets clients in, and by the next attempt it may
+# do so again.
+sub crash_by
+{
+	my ($self, $code) = @_;
+	my $offset = -s $self->node->logfile;
+	$code->();
+	wait_until(sub { slurp_file($self->node->logfile, $offset) =~ /database system is ready to accept connections/ },
+		'the server is there again');
+	$self->poll('SELECT true');
+	return;
+}
+
+# The same by kill -9 of one of the server's processes.
+sub crash
+{
+	my ($self, $pid) = @_;
+	return $self->crash_by(sub { kill 'KILL', $pid or croak "kill $pid: $!" });
+}
+
 # A background worker that knows nothing yet: no token, no resources.
 sub forget_worker
 {
