@@ -10,7 +10,7 @@
 #include "postgres.h"
 
 /* "00" to "99" */
-extern const char kpg_format_pairs[200];
+extern const char kpg_format_pairs[];
 
 static inline char *
 kpg_format_put2(char *p, uint32 value)

@@ -18,7 +18,7 @@
 #include "format_digits.h"
 #include "format_internal.h"
 
-const char	kpg_format_pairs[200] =
+const char	kpg_format_pairs[] =
 "00010203040506070809"
 "10111213141516171819"
 "20212223242526272829"
