@@ -38,7 +38,8 @@ my %known = (
 my %shapes = (
 	'something like a JWT' => qr/eyJ[A-Za-z0-9_-]{6,}\.[A-Za-z0-9_-]{6,}/,
 	'a signature' => qr/sig(?:=|%3D)(?!\*\*\*)[A-Za-z0-9%+\/]{6,}/i,
-	'a bearer token' => qr/Bearer\s+(?!\*\*\*)[A-Za-z0-9._~+\/-]{6,}/i,
+	# PostgreSQL 18 describes a parameter with these words.
+	'a bearer token' => qr/Bearer\s+(?!\*\*\*|tokens\.)[A-Za-z0-9._~+\/-]{6,}/i,
 	'a secret in a form' => qr/client_secret(?:=|%3D)(?!\*\*\*)[^\s&"'*]{4,}/i);
 
 sub percent_encoded

@@ -102,7 +102,8 @@ my @rows = (
 	{ name => 'resets', fault => { reset => $true }, ends => 'queued', doubtful => undef, requests => [ 3, 4 ], again => 1 },
 	{ name => 'no answer in time', fault => { blackhole => $true }, settings => q(SET kusto_ingest.request_timeout = '1s'), ends => 'queued', why => qr/It was not streamed: .*no answer in time/, doubtful => 1,
 		requests => 1, again => 1, at_most => 10 },
-	{ name => 'an engine that is down', prepare => sub { $kusto->down(['engine']) }, repair => sub { $kusto->up }, ends => 'queued', why => qr/It was not streamed: .*could not connect/, requests => 0, again => 1 },
+	# libcurl 8.22 sends on a kept connection that the engine has closed, and hears of it afterwards: in doubt.
+	{ name => 'an engine that is down', prepare => sub { $kusto->down(['engine']) }, repair => sub { $kusto->up }, ends => 'queued', why => qr/It was not streamed: .*could not connect/, doubtful => undef, requests => 0, again => 1 },
 
 	# identity
 	{ name => 'a token that is no longer good', fault => { revoke_tokens => $true }, times => 1, ends => 'streamed', requests => 2 },
