@@ -35,7 +35,7 @@ SELECT kusto_query('print 1', server => 'regress_kusto_none');
 -- values of every type
 SELECT kusto_query('print b=bool(true), i=int(-5), l=long(9007199254740993), r=1.5, nan=real(nan), s="a''b", t=datetime(2024-02-29), ts=timespan(1.02:03:04.5), g=guid(74be27de-1e4e-49d9-b579-fe0b331d3642), d=decimal(1.5), dyn=dynamic({"k":[1,"x",null]})');
 SELECT kusto_query('print b=bool(null), i=int(null), l=long(null), r=real(null), s="", d=dynamic(null)');
-SELECT kusto_query('print ["a b"]="ü€😀"');
+SELECT kusto_query('print ["a b"]="ü€😀"') = '{"a b": "ü€😀"}' AS same;
 SELECT v ->> 'x' AS x FROM kusto_query('print x=1', 'telemetry', 'regress_kusto') v;
 SELECT kusto_query('print x=1 | where x == 2');
 

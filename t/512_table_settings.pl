@@ -72,7 +72,7 @@ is(scalar(grep { $_->{raw_bytes} > 1024**2 } @{ $pg->blobs($id) }), 0, 'a settin
 # ---- callers ----
 
 $pg->sql(<<~'SQL');
-	CREATE PROCEDURE export_twice(OUT first uuid, OUT second uuid) LANGUAGE plpgsql AS $$
+	CREATE PROCEDURE export_twice(INOUT first uuid, INOUT second uuid) LANGUAGE plpgsql AS $$
 	BEGIN
 		first := kusto_ingest_table('money', 'db', 'Called', create_table => true, parallel => 3);
 		COMMIT;

@@ -25,6 +25,13 @@ use Time::HiRes qw(time);
 
 our @EXPORT_OK = qw(literal elapsed wait_until process_status);
 
+# The modules of PostgreSQL send what Perl says at its end to a log; CI keeps what is said here.
+my $on_die = $SIG{__DIE__};
+$SIG{__DIE__} = sub {
+	diag "died: $_[0]" if defined $^S && !$^S;
+	$on_die->(@_) if ref $on_die;
+};
+
 # Kusto's database in all tests.
 use constant DATABASE => 'db';
 
@@ -96,17 +103,9 @@ sub _options
 sub sql
 {
 	my ($self, $sql, %options) = @_;
-	my ($dbname, $connstr) = $self->_connection(%options);
-	return $self->node->safe_psql($dbname, $sql, connstr => $connstr);
-}
-
-sub _connection
-{
-	my ($self, %options) = @_;
-	my $dbname = $options{dbname} // $self->{dbname};
-	my $connstr = $self->node->connstr($dbname);
-	$connstr .= " user=$options{user}" if defined $options{user};
-	return ($dbname, $connstr);
+	# Before version 14 PostgreSQL's modules know of no other user than this one.
+	local $ENV{PGUSER} = $options{user} if defined $options{user};
+	return $self->node->safe_psql($options{dbname} // $self->{dbname}, $sql);
 }
 
 # The error of the first statement that fails, as from parse_error; dies when none does.
@@ -122,9 +121,8 @@ sub fails
 sub _psql
 {
 	my ($self, $sql, %options) = @_;
-	my ($dbname, $connstr) = $self->_connection(%options);
-	return $self->node->psql($dbname, $sql, connstr => $connstr,
-		extra_params => [ '-v', 'VERBOSITY=verbose' ]);
+	local $ENV{PGUSER} = $options{user} if defined $options{user};
+	return $self->node->psql($options{dbname} // $self->{dbname}, $sql, extra_params => [ '-v', 'VERBOSITY=verbose' ]);
 }
 
 # What psql says with VERBOSITY=verbose, as { severity, sqlstate, message, detail, hint, context,
