@@ -85,8 +85,15 @@ sub worker_pid
 
 sub kill_worker
 {
-	$pg->crash(wait_until(\&worker_pid, 'a worker'));
-	return;
+	my $offset = -s $pg->node->logfile;
+	# One that has been terminated may be listed still: it ends by itself, and another one comes.
+	return $pg->crash_by(sub {
+		wait_until(sub {
+			my $pid = worker_pid();
+			kill 'KILL', $pid if $pid;
+			return slurp_file($pg->node->logfile, $offset) =~ /was terminated by signal 9/;
+		}, 'a worker is killed');
+	});
 }
 
 sub streaming_fails
