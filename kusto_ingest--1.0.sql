@@ -210,7 +210,8 @@ COMMENT ON INDEX kusto.capture_shape_capture IS 'the shapes of a capture';
 -- The outbox: a ring of three tables.  Rows are only ever inserted, and a table
 -- is truncated when all of it is in Kusto, so nothing here needs vacuuming,
 -- however long a transaction is open.  A row of capture -n is no data but says
--- how far capture n has got.
+-- how far capture n has got.  Most small rows are not in the index, but found by
+-- one in the same page (src/pg/outbox_leader.c).
 
 CREATE TABLE kusto.outbox_0 (
 	txid xid8 NOT NULL,
@@ -219,11 +220,13 @@ CREATE TABLE kusto.outbox_0 (
 	changed_at timestamptz NOT NULL,
 	capture integer NOT NULL,
 	rows integer NOT NULL,
+	entry "char" NOT NULL DEFAULT 'o',
 	data bytea NOT NULL
 ) USING heap WITH (autovacuum_enabled = false, toast.autovacuum_enabled = false, toast_tuple_target = 8160);
 ALTER TABLE kusto.outbox_0 ALTER COLUMN data SET STORAGE EXTERNAL;
 COMMENT ON TABLE kusto.outbox_0 IS 'row changes that are to be sent to Kusto, as CSV; one of three tables that are written in turn';
-CREATE INDEX outbox_0_batch ON kusto.outbox_0 (capture, txid, seq) WITH (deduplicate_items = off);
+COMMENT ON COLUMN kusto.outbox_0.entry IS 'by which entry of the index it is found: o, its own; s, its own, and so are others in its page; n, that of another one in its page';
+CREATE INDEX outbox_0_batch ON kusto.outbox_0 (capture, entry, txid, seq) WITH (deduplicate_items = off) WHERE entry <> 'n';
 COMMENT ON INDEX kusto.outbox_0_batch IS 'what a capture has to send that was not visible at its last batch';
 
 CREATE TABLE kusto.outbox_1 (
@@ -233,11 +236,13 @@ CREATE TABLE kusto.outbox_1 (
 	changed_at timestamptz NOT NULL,
 	capture integer NOT NULL,
 	rows integer NOT NULL,
+	entry "char" NOT NULL DEFAULT 'o',
 	data bytea NOT NULL
 ) USING heap WITH (autovacuum_enabled = false, toast.autovacuum_enabled = false, toast_tuple_target = 8160);
 ALTER TABLE kusto.outbox_1 ALTER COLUMN data SET STORAGE EXTERNAL;
 COMMENT ON TABLE kusto.outbox_1 IS 'row changes that are to be sent to Kusto, as CSV; one of three tables that are written in turn';
-CREATE INDEX outbox_1_batch ON kusto.outbox_1 (capture, txid, seq) WITH (deduplicate_items = off);
+COMMENT ON COLUMN kusto.outbox_1.entry IS 'by which entry of the index it is found: o, its own; s, its own, and so are others in its page; n, that of another one in its page';
+CREATE INDEX outbox_1_batch ON kusto.outbox_1 (capture, entry, txid, seq) WITH (deduplicate_items = off) WHERE entry <> 'n';
 COMMENT ON INDEX kusto.outbox_1_batch IS 'what a capture has to send that was not visible at its last batch';
 
 CREATE TABLE kusto.outbox_2 (
@@ -247,11 +252,13 @@ CREATE TABLE kusto.outbox_2 (
 	changed_at timestamptz NOT NULL,
 	capture integer NOT NULL,
 	rows integer NOT NULL,
+	entry "char" NOT NULL DEFAULT 'o',
 	data bytea NOT NULL
 ) USING heap WITH (autovacuum_enabled = false, toast.autovacuum_enabled = false, toast_tuple_target = 8160);
 ALTER TABLE kusto.outbox_2 ALTER COLUMN data SET STORAGE EXTERNAL;
 COMMENT ON TABLE kusto.outbox_2 IS 'row changes that are to be sent to Kusto, as CSV; one of three tables that are written in turn';
-CREATE INDEX outbox_2_batch ON kusto.outbox_2 (capture, txid, seq) WITH (deduplicate_items = off);
+COMMENT ON COLUMN kusto.outbox_2.entry IS 'by which entry of the index it is found: o, its own; s, its own, and so are others in its page; n, that of another one in its page';
+CREATE INDEX outbox_2_batch ON kusto.outbox_2 (capture, entry, txid, seq) WITH (deduplicate_items = off) WHERE entry <> 'n';
 COMMENT ON INDEX kusto.outbox_2_batch IS 'what a capture has to send that was not visible at its last batch';
 
 CREATE TABLE kusto.dead_letter (
@@ -644,6 +651,48 @@ IS 'the commands that make, in Kusto, a view of a captured table''s current rows
 -- of capture -id, says what has been sent (src/pg/outbox_mark.c); what is not
 -- visible in its snapshot has not.
 CREATE VIEW kusto.captures WITH (security_barrier) AS
+	WITH marks AS (
+		SELECT c.id AS capture, k.mark,
+			(k.mark ->> text 'snapshot')::pg_snapshot AS sent,
+			(k.mark ->> text 'current')::pg_snapshot AS begun,
+			(k.mark ->> text 'after_txid')::xid8 AS after_txid,
+			(k.mark ->> text 'after_seq')::bigint AS after_seq
+		FROM kusto.capture c
+			-- One that has a snapshot goes before later ones that have none.
+			LEFT JOIN LATERAL (
+				SELECT pg_catalog.convert_from(b.data, 'UTF8')::jsonb AS mark
+				FROM ((SELECT 1 AS place, o.data
+						FROM (SELECT capture, txid, seq, data FROM kusto.outbox_0 WHERE entry = 'o'
+							UNION ALL SELECT capture, txid, seq, data FROM kusto.outbox_1 WHERE entry = 'o'
+							UNION ALL SELECT capture, txid, seq, data FROM kusto.outbox_2 WHERE entry = 'o') o
+						WHERE o.capture = - c.id AND pg_catalog.position(o.data, '"snapshot":'::bytea) > 0
+						ORDER BY o.txid DESC, o.seq DESC
+						LIMIT 1)
+					UNION ALL
+					(SELECT 2, o.data
+						FROM (SELECT capture, txid, seq, data FROM kusto.outbox_0 WHERE entry = 'o'
+							UNION ALL SELECT capture, txid, seq, data FROM kusto.outbox_1 WHERE entry = 'o'
+							UNION ALL SELECT capture, txid, seq, data FROM kusto.outbox_2 WHERE entry = 'o') o
+						WHERE o.capture = - c.id
+						ORDER BY o.txid DESC, o.seq DESC
+						LIMIT 1)) b
+				ORDER BY b.place
+				LIMIT 1) k ON true
+		WHERE c.forgotten_at IS NULL),
+	-- In one pass over the outbox: most of it is not in its indexes.
+	lags AS (
+		SELECT o.capture,
+			sum(o.rows::bigint)::bigint AS rows,
+			sum(pg_catalog.octet_length(o.data)::bigint)::bigint AS bytes,
+			min(o.changed_at) AS oldest
+		FROM (SELECT capture, txid, seq, changed_at, rows, data FROM kusto.outbox_0
+				UNION ALL SELECT capture, txid, seq, changed_at, rows, data FROM kusto.outbox_1
+				UNION ALL SELECT capture, txid, seq, changed_at, rows, data FROM kusto.outbox_2) o
+			JOIN marks m ON m.capture = o.capture
+		WHERE (m.sent IS NULL OR NOT pg_catalog.pg_visible_in_snapshot(o.txid, m.sent))
+			AND (m.begun IS NULL OR NOT pg_catalog.pg_visible_in_snapshot(o.txid, m.begun)
+				OR o.txid > m.after_txid OR (o.txid = m.after_txid AND o.seq > m.after_seq))
+		GROUP BY o.capture)
 	SELECT CASE WHEN r.oid IS NOT NULL THEN c.relation::regclass END AS relation,
 		c.relation_name,
 		pg_catalog.pg_get_userbyid(c.owner) AS owner,
@@ -728,45 +777,8 @@ CREATE VIEW kusto.captures WITH (security_barrier) AS
 			SELECT r.relispartition OR r.relkind = 'r' AND EXISTS (
 				SELECT FROM pg_catalog.pg_inherits h
 				WHERE h.inhrelid OPERATOR(pg_catalog.=) c.relation OR h.inhparent OPERATOR(pg_catalog.=) c.relation) AS relatives) h
-		-- One that has a snapshot goes before later ones that have none.
-		LEFT JOIN LATERAL (
-			SELECT pg_catalog.convert_from(k.data, 'UTF8')::jsonb AS mark
-			FROM ((SELECT 1 AS place, o.data
-					FROM (SELECT capture, txid, seq, data FROM kusto.outbox_0
-						UNION ALL SELECT capture, txid, seq, data FROM kusto.outbox_1
-						UNION ALL SELECT capture, txid, seq, data FROM kusto.outbox_2) o
-					WHERE o.capture = - c.id AND pg_catalog.position(o.data, '"snapshot":'::bytea) > 0
-					ORDER BY o.txid DESC, o.seq DESC
-					LIMIT 1)
-				UNION ALL
-				(SELECT 2, o.data
-					FROM (SELECT capture, txid, seq, data FROM kusto.outbox_0
-						UNION ALL SELECT capture, txid, seq, data FROM kusto.outbox_1
-						UNION ALL SELECT capture, txid, seq, data FROM kusto.outbox_2) o
-					WHERE o.capture = - c.id
-					ORDER BY o.txid DESC, o.seq DESC
-					LIMIT 1)) k
-			ORDER BY k.place
-			LIMIT 1) m ON true
-		-- OFFSET has it read once, and not for each chunk.
-		LEFT JOIN LATERAL (
-			SELECT (m.mark ->> text 'snapshot')::pg_snapshot AS sent,
-				(m.mark ->> text 'current')::pg_snapshot AS begun,
-				(m.mark ->> text 'after_txid')::xid8 AS after_txid,
-				(m.mark ->> text 'after_seq')::bigint AS after_seq
-			OFFSET 0) p ON true
-		CROSS JOIN LATERAL (
-			SELECT sum(o.rows::bigint)::bigint AS rows,
-				sum(pg_catalog.octet_length(o.data)::bigint)::bigint AS bytes,
-				min(o.changed_at) AS oldest
-			FROM (SELECT capture, txid, seq, changed_at, rows, data FROM kusto.outbox_0
-				UNION ALL SELECT capture, txid, seq, changed_at, rows, data FROM kusto.outbox_1
-				UNION ALL SELECT capture, txid, seq, changed_at, rows, data FROM kusto.outbox_2) o
-			WHERE o.capture = c.id
-				AND o.txid >= coalesce(pg_catalog.pg_snapshot_xmin(p.sent), xid8 '0')
-				AND (p.sent IS NULL OR NOT pg_catalog.pg_visible_in_snapshot(o.txid, p.sent))
-				AND (p.begun IS NULL OR NOT pg_catalog.pg_visible_in_snapshot(o.txid, p.begun)
-					OR o.txid > p.after_txid OR (o.txid = p.after_txid AND o.seq > p.after_seq))) l
+		LEFT JOIN marks m ON m.capture = c.id
+		LEFT JOIN lags l ON l.capture = c.id
 		LEFT JOIN LATERAL (
 			SELECT bool_or(s.accepted) AS accepted
 			FROM kusto.capture_shape s

@@ -303,7 +303,7 @@ sub log_count
 	$outbox->change($id);
 	my $mark = $outbox->mark_is($id, error_message => qr/^the export of the existing rows is gone$/, 'an export that is gone is told');
 	is($outbox->count($id), 0, 'row changes wait for the export of what was there before');
-	$pg->sql("INSERT INTO kusto.outbox_1 SELECT pg_current_xact_id(), nextval('kusto.change_number') << 20, 0, now(), -$id, 0,"
+	$pg->sql("INSERT INTO kusto.outbox_1 (txid, seq, shape, changed_at, capture, rows, data) SELECT pg_current_xact_id(), nextval('kusto.change_number') << 20, 0, now(), -$id, 0,"
 		. " convert_to(format('{\"snapshot\": \"%s\"}', pg_current_snapshot()), 'UTF8')");
 	$outbox->forget($id);
 	$outbox->change($id);

@@ -60,7 +60,7 @@ my $list = delete $idx->{capture_pkey};
 cmp_ok($list, '<=', $naps + 1, 'idle: the list of captures is read once every naptime');
 cmp_ok($list, '>=', $naps - 1, 'idle: and is read');
 my $probes = sum map { $idx->{"outbox_${_}_batch"} // 0 } 0 .. 2;
-cmp_ok($probes, '<=', 3 * @ids * ($naps + 1), 'idle: with a probe of each table of the ring for each');
+cmp_ok($probes, '<=', 2 * 3 * @ids * ($naps + 1), 'idle: with two probes of each table of the ring for each');
 delete @$idx{ map { "outbox_${_}_batch" } 0 .. 2 };
 like(join(',', sort keys %$idx), qr/^(?:operation_jobs,)?operation_open$/, 'idle: besides, the indexes of what is open are asked') or diag explain $idx;
 my $cpu = $used->{cpu} - $usage->{cpu};

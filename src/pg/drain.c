@@ -92,8 +92,10 @@ unit_body(void *arg)
 	Unit	   *unit = arg;
 
 	unit->locked = kpg_outbox_lock() == KPG_TABLES_READY;
-	if (unit->locked)
-		unit->body(unit->arg);
+	if (!unit->locked)
+		return;
+	kpg_outbox_set_right();
+	unit->body(unit->arg);
 }
 
 KpgUnitResult

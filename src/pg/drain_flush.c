@@ -59,9 +59,9 @@ all_is_sent(Flush *flush)
 												  ALLOCSET_SMALL_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(scratch);
 	ListCell   *cell;
-	bool		all = true;
+	bool		all = kpg_outbox_is_right();
 
-	foreach(cell, kpg_outbox_captures())
+	foreach(cell, all ? kpg_outbox_captures() : NIL)
 	{
 		all = is_sent(flush, lfirst(cell));
 		if (!all)

@@ -6,10 +6,14 @@
  *
  *	outbox.c		  names and identity of the tables
  *	outbox_write.c	  chunks into the ring, in the user's transaction
+ *	outbox_leader.c	  which of them the index needs
+ *	outbox_moved.c	  where a table was rewritten, it needs more
  *	outbox_number.c	  numbers of row changes, from shared memory if there is any
  *	outbox_sequence.c the page of the sequence that they come from
  *	outbox_capture.c  kusto.capture and kusto.capture_shape
- *	outbox_scan.c	  chunks between two snapshots, in order
+ *	outbox_snapshot.c which transactions are between two snapshots
+ *	outbox_scan.c	  their chunks, in order
+ *	outbox_page.c	  those that the index leads to, but does not have
  *	outbox_read.c	  batches: what is visible now and was not at the last one
  *	outbox_mark.c	  how far a capture has got
  *	outbox_ring.c	  truncation and size
@@ -19,7 +23,8 @@
  * order transactions commit.  The rows of a batch are those whose top-level
  * transaction (txid) is visible in the newer snapshot and not in the older,
  * which is in the capture's last mark.  A mark commits together with what it
- * says was staged; nothing is ever updated or deleted in the ring.
+ * says was staged; nothing that others see is ever updated or deleted in the
+ * ring, unless a table was rewritten.
  *
  * The ring table that a chunk goes to follows from its number, so writers need
  * not be told.  Whatever table is empty of unsent rows, and nobody has open,
@@ -223,6 +228,7 @@ typedef struct KpgSlice
  * Append the next chunks, by txid and seq, to out; after_txid and after_seq
  * move on.  rows 0: there is nothing.  The cost follows from what is read, not
  * from what lies in the ring.  What is read is durable, however it was committed.
+ * What the index does not lead to is not read: see outbox_moved.c.
  */
 extern void kpg_outbox_read(KpgSlice *slice, KcBuf *out);
 
@@ -231,6 +237,17 @@ extern void kpg_outbox_read(KpgSlice *slice, KcBuf *out);
  * last snapshot; lasts[i] may be NULL.  Cheap: some index probes each.
  */
 extern void kpg_outbox_waiting(const int32 *captures, const char *const *lasts, int n, bool *waiting);
+
+/* ---- rows that have been moved (outbox_moved.c) ---- */
+
+/*
+ * Does the index lead to all rows?  Not if a table of the ring has been rewritten,
+ * by VACUUM FULL for instance.  Looks once at each file that a table has.
+ */
+extern bool kpg_outbox_is_right(void);
+
+/* For the worker, before it reads: see to it that it does. */
+extern void kpg_outbox_set_right(void);
 
 /* ---- the ring (outbox_ring.c) ---- */
 

@@ -9,6 +9,7 @@
 
 #include "access/htup.h"
 #include "commands/sequence.h"
+#include "storage/block.h"
 #include "storage/buf.h"
 #include "utils/relcache.h"
 
@@ -20,11 +21,47 @@
  * is missing.  ring is 0 to KPG_OUTBOX_TABLES - 1.
  */
 extern Oid	kpg_outbox_table(int ring);		/* kusto.outbox_N */
-extern Oid	kpg_outbox_index(int ring);		/* its index on capture, txid, seq */
+extern Oid	kpg_outbox_index(int ring);		/* its index on capture, entry, txid, seq */
 extern Oid	kpg_outbox_sequence(void);		/* kusto.change_number */
 
 /* The table of the ring that a _seq belongs to. */
 extern int	kpg_outbox_ring_of(int64 seq);
+
+/* ---- rows of the ring ---- */
+
+/* By which entry of the index a row is found; see outbox_leader.c. */
+#define KPG_OUTBOX_OWN		'o' /* its own */
+#define KPG_OUTBOX_SHARED	's' /* its own, and so are rows of the same page */
+#define KPG_OUTBOX_NONE		'n' /* that of a row of the same page */
+
+/* A row as it lies in a table of the ring; no column is ever null. */
+typedef struct KpgOutboxRow
+{
+	uint64		txid;
+	int64		seq;
+	int64		shape;
+	TimestampTz changed_at;
+	int32		capture;
+	int32		rows;
+	char		entry;
+	char		data[FLEXIBLE_ARRAY_MEMBER];	/* bytea, aligned unless it is short */
+} KpgOutboxRow;
+
+#define KPG_OUTBOX_COLUMNS	8
+
+/* ---- which of them need an entry (outbox_leader.c) ---- */
+
+/* A leader's number is less than that of what it leads by so much at most; and so is its txid. */
+#define KPG_OUTBOX_LEAD		1024
+
+/* Decide for a row that is about to be inserted; len is that of its tuple. */
+extern char kpg_outbox_choose_entry(Relation table, const KpgOutboxRow *row, Size len);
+
+/*
+ * The row is in this page.  False: not in the one that was expected, so nobody
+ * would find it; it has to be inserted anew.
+ */
+extern bool kpg_outbox_has_landed(Relation table, const KpgOutboxRow *row, BlockNumber page, Size len);
 
 /* ---- the sequence (outbox_sequence.c) ---- */
 

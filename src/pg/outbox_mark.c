@@ -162,13 +162,14 @@ decode_tuple(const KpgOutboxRing *ring, HeapTuple tuple, KpgMark *mark)
 static void
 look_at_table(const KpgOutboxRing *ring, int table, int32 capture, KpgLastMark *best)
 {
-	ScanKeyData key;
+	ScanKeyData keys[2];
 	SysScanDesc scan;
 	HeapTuple	tuple;
 	bool		done = false;
 
-	ScanKeyInit(&key, KPG_OUTBOX_COLUMN_CAPTURE, BTEqualStrategyNumber, F_INT4EQ, Int32GetDatum(-capture));
-	scan = kpg_outbox_begin_index(ring, table, &key, 1);
+	ScanKeyInit(&keys[0], KPG_OUTBOX_COLUMN_CAPTURE, BTEqualStrategyNumber, F_INT4EQ, Int32GetDatum(-capture));
+	ScanKeyInit(&keys[1], KPG_OUTBOX_COLUMN_ENTRY, BTEqualStrategyNumber, F_CHAREQ, CharGetDatum(KPG_OUTBOX_OWN));
+	scan = kpg_outbox_begin_index(ring, table, keys, lengthof(keys));
 	while (!done && (tuple = systable_getnext_ordered(scan, BackwardScanDirection)) != NULL)
 	{
 		KpgLastMark found = {.table = table};

@@ -284,6 +284,7 @@ truncate_now(int table)
 	relation = table_open(kpg_outbox_table(table), AccessExclusiveLock);
 	CheckTableNotInUse(relation, "TRUNCATE");
 	kpg_compat_truncate_quietly(relation);
+	kpg_outbox_is_new(relation, table);
 	table_close(relation, NoLock);
 	PopActiveSnapshot();
 	kpg_operations_leave(&scope);

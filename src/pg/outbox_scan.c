@@ -2,132 +2,26 @@
  * outbox_scan.c
  *	  Chunks of a capture between two snapshots, in order.
  *
- * What one snapshot sees and an older one does not is, in transactions: those
- * that were in progress in the older one and have ended since, each by itself,
- * and all from the older one's xmax on but for those that are in progress in the
- * newer one.  Each range is read by the index of each table, and merged.  Rows
- * of what has rolled back are in the ranges: they are invisible by MVCC, and so
- * are those of subtransactions that have.
+ * Each table of the ring has two streams in that order: the chunks that have an
+ * index entry for themselves, which are read here, range by range, and those of
+ * pages (outbox_page.c).  All six are merged.  Rows of what has rolled back are
+ * in the ranges: they are invisible by MVCC, and so are those of subtransactions
+ * that have.
  */
 #include "postgres.h"
 
 #include "access/genam.h"
-#include "access/heapam.h"
 #include "access/htup_details.h"
 #include "access/skey.h"
 #include "access/stratnum.h"
 #include "access/table.h"
 #include "miscadmin.h"
-#include "utils/builtins.h"
 #include "utils/fmgroids.h"
-#include "utils/fmgrprotos.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
 #include "outbox_internal.h"
 #include "outbox_scan.h"
-
-/* ---- snapshots ---- */
-
-/* A pg_snapshot: "xmin:xmax:xip,xip"; top-level transactions, ascending. */
-typedef struct SnapshotParts
-{
-	uint64		xmax;
-	uint64	   *xip;
-	int			nxip;
-} SnapshotParts;
-
-char *
-kpg_outbox_snapshot_text(void)
-{
-	/* It has no arguments, and takes the active snapshot. */
-	Datum		snapshot = DirectFunctionCall1(pg_current_snapshot, (Datum) 0);
-
-	return DatumGetCString(DirectFunctionCall1(pg_snapshot_out, snapshot));
-}
-
-static void
-parse_snapshot(const char *text, SnapshotParts *parts)
-{
-	Datum		snapshot = DirectFunctionCall1(pg_snapshot_in, CStringGetDatum(text));
-	char	   *at = DatumGetCString(DirectFunctionCall1(pg_snapshot_out, snapshot));
-	size_t		n = 0;
-
-	/* What is no snapshot has raised: two colons are there, and numbers. */
-	at = strchr(at, ':') + 1;
-	parts->xmax = strtoull(at, &at, 10);
-	at++;
-	for (const char *c = at; *c != '\0'; c++)
-		n += *c == ',';
-	parts->xip = palloc(sizeof(uint64) * (n + 1));
-	parts->nxip = 0;
-	while (*at != '\0')
-	{
-		parts->xip[parts->nxip++] = strtoull(at, &at, 10);
-		if (*at == ',')
-			at++;
-	}
-}
-
-static bool
-is_in_progress(const SnapshotParts *parts, uint64 txid)
-{
-	int			low = 0;
-	int			high = parts->nxip;
-
-	while (low < high)
-	{
-		int			middle = low + (high - low) / 2;
-
-		if (parts->xip[middle] < txid)
-			low = middle + 1;
-		else
-			high = middle;
-	}
-	return low < parts->nxip && parts->xip[low] == txid;
-}
-
-static void
-add_range(KpgTxidRange *ranges, int *n, uint64 from, uint64 to)
-{
-	if (from > to)
-		return;
-	if (*n > 0 && ranges[*n - 1].to + 1 == from)
-		ranges[*n - 1].to = to;
-	else
-		ranges[(*n)++] = (KpgTxidRange) {.from = from, .to = to};
-}
-
-KpgTxidRange *
-kpg_outbox_ranges(const char *last, const char *current, int *nranges)
-{
-	SnapshotParts old = {0};
-	SnapshotParts new;
-	KpgTxidRange *ranges;
-	uint64		from;
-
-	if (last != NULL)
-		parse_snapshot(last, &old);
-	parse_snapshot(current, &new);
-	ranges = palloc(sizeof(KpgTxidRange) * (Size) (old.nxip + new.nxip + 1));
-	*nranges = 0;
-	for (int i = 0; i < old.nxip; i++)
-	{
-		if (old.xip[i] < new.xmax && !is_in_progress(&new, old.xip[i]))
-			add_range(ranges, nranges, old.xip[i], old.xip[i]);
-	}
-	from = old.xmax;
-	for (int i = 0; i < new.nxip; i++)
-	{
-		if (new.xip[i] < from)
-			continue;
-		add_range(ranges, nranges, from, new.xip[i] - 1);
-		from = new.xip[i] + 1;
-	}
-	if (new.xmax > 0)
-		add_range(ranges, nranges, from, new.xmax - 1);
-	return ranges;
-}
 
 /* ---- the tables ---- */
 
@@ -176,42 +70,33 @@ kpg_outbox_column(const KpgOutboxRing *ring, HeapTuple tuple, AttrNumber column)
 	return value;
 }
 
-/* ---- chunks ---- */
+/* ---- chunks with an entry of their own ---- */
 
 static void
-end_scans(KpgOutboxScan *scan)
+end_part(KpgOutboxOwn *own)
 {
-	for (int i = scan->first_table; i <= scan->last_table; i++)
-	{
-		if (scan->scans[i] != NULL)
-			systable_endscan_ordered(scan->scans[i]);
-		scan->scans[i] = NULL;
-		scan->tuples[i] = NULL;
-	}
-	scan->given = -1;
+	if (own->scan != NULL)
+		systable_endscan_ordered(own->scan);
+	own->scan = NULL;
 }
 
 /* after: of the one transaction that the part is, what comes behind this _seq; 0: all. */
 static void
-begin_scans(KpgOutboxScan *scan, int64 after)
+begin_part(KpgOutboxOwn *own, uint64 from, uint64 to, int64 after)
 {
 	ScanKeyData keys[KPG_OUTBOX_KEYS];
-	int			nkeys = 3;
+	int			nkeys = 4;
 
 	ScanKeyInit(&keys[0], KPG_OUTBOX_COLUMN_CAPTURE, BTEqualStrategyNumber, F_INT4EQ,
-				Int32GetDatum(scan->capture));
-	ScanKeyInit(&keys[1], KPG_OUTBOX_COLUMN_TXID, BTGreaterEqualStrategyNumber, F_XID8GE,
-				UInt64GetDatum(scan->from));
-	ScanKeyInit(&keys[2], KPG_OUTBOX_COLUMN_TXID, BTLessEqualStrategyNumber, F_XID8LE,
-				UInt64GetDatum(scan->to));
+				Int32GetDatum(own->wanted->capture));
+	ScanKeyInit(&keys[1], KPG_OUTBOX_COLUMN_ENTRY, BTEqualStrategyNumber, F_CHAREQ,
+				CharGetDatum(KPG_OUTBOX_OWN));
+	ScanKeyInit(&keys[2], KPG_OUTBOX_COLUMN_TXID, BTGreaterEqualStrategyNumber, F_XID8GE, UInt64GetDatum(from));
+	ScanKeyInit(&keys[3], KPG_OUTBOX_COLUMN_TXID, BTLessEqualStrategyNumber, F_XID8LE, UInt64GetDatum(to));
 	if (after > 0)
 		ScanKeyInit(&keys[nkeys++], KPG_OUTBOX_COLUMN_SEQ, BTGreaterStrategyNumber, F_INT8GT,
 					Int64GetDatum(after));
-	for (int i = scan->first_table; i <= scan->last_table; i++)
-	{
-		scan->scans[i] = kpg_outbox_begin_index(scan->ring, i, keys, nkeys);
-		scan->tuples[i] = systable_getnext_ordered(scan->scans[i], ForwardScanDirection);
-	}
+	own->scan = kpg_outbox_begin_index(own->ring, own->table, keys, nkeys);
 }
 
 /*
@@ -219,27 +104,63 @@ begin_scans(KpgOutboxScan *scan, int64 after)
  * slice before ended is a part of its own.  False: there is none.
  */
 static bool
-next_part(KpgOutboxScan *scan)
+next_part(KpgOutboxOwn *own)
 {
-	end_scans(scan);
-	while (scan->range < scan->nranges)
-	{
-		const KpgTxidRange *range = &scan->ranges[scan->range];
-		bool		begun;
+	const KpgOutboxWanted *wanted = own->wanted;
 
-		scan->from = Max(scan->from, range->from);
-		if (scan->from > range->to)
+	while (own->range < wanted->nranges)
+	{
+		const KpgTxidRange *range = &wanted->ranges[own->range];
+		uint64		from = Max(own->from, range->from);
+		bool		begun = wanted->after_txid > 0 && from == wanted->after_txid;
+		uint64		to = begun ? from : range->to;
+
+		if (from > range->to)
 		{
-			scan->range++;
+			own->range++;
 			continue;
 		}
-		begun = scan->after_txid > 0 && scan->from == scan->after_txid;
-		scan->to = begun ? scan->from : range->to;
-		begin_scans(scan, begun ? scan->after_seq : 0);
-		scan->from = scan->to + 1;
+		begin_part(own, from, to, begun ? wanted->after_seq : 0);
+		own->from = to + 1;
 		return true;
 	}
 	return false;
+}
+
+static void
+begin_own(KpgOutboxOwn *own, const KpgOutboxRing *ring, int table, const KpgOutboxWanted *wanted)
+{
+	own->ring = ring;
+	own->table = table;
+	own->wanted = wanted;
+	own->from = wanted->after_txid;
+}
+
+static HeapTuple
+next_own(KpgOutboxOwn *own)
+{
+	HeapTuple	tuple;
+
+	for (;;)
+	{
+		if (own->scan == NULL && !next_part(own))
+			return NULL;
+		tuple = systable_getnext_ordered(own->scan, ForwardScanDirection);
+		if (tuple != NULL)
+			return tuple;
+		end_part(own);
+	}
+}
+
+/* ---- all ---- */
+
+/* Source 2 i is what table i has with entries of their own, 2 i + 1 what is in its pages. */
+static HeapTuple
+next_of(KpgOutboxScan *scan, int source)
+{
+	if (source % 2 == 0)
+		return next_own(&scan->own[source / 2]);
+	return kpg_outbox_pages_next(scan->pages[source / 2]);
 }
 
 void
@@ -247,28 +168,27 @@ kpg_outbox_scan_begin(KpgOutboxScan *scan, const KpgOutboxRing *ring, int table,
 					  const KpgTxidRange *ranges, int nranges, uint64 after_txid, int64 after_seq)
 {
 	memset(scan, 0, sizeof(*scan));
-	scan->ring = ring;
 	scan->first_table = table < 0 ? 0 : table;
 	scan->last_table = table < 0 ? KPG_OUTBOX_TABLES - 1 : table;
-	scan->capture = capture;
-	scan->ranges = ranges;
-	scan->nranges = nranges;
-	scan->after_txid = after_txid;
-	scan->after_seq = after_seq;
-	scan->from = after_txid;
+	scan->wanted.capture = capture;
+	scan->wanted.ranges = ranges;
+	scan->wanted.nranges = nranges;
+	scan->wanted.after_txid = after_txid;
+	scan->wanted.after_seq = after_seq;
 	scan->given = -1;
+	for (int i = scan->first_table; i <= scan->last_table; i++)
+	{
+		begin_own(&scan->own[i], ring, i, &scan->wanted);
+		scan->pages[i] = kpg_outbox_pages_begin(ring, i, &scan->wanted);
+		scan->tuples[2 * i] = next_of(scan, 2 * i);
+		scan->tuples[2 * i + 1] = next_of(scan, 2 * i + 1);
+	}
 }
 
-static bool
-comes_before(const KpgOutboxScan *scan, HeapTuple a, HeapTuple b)
+static const KpgOutboxRow *
+row_of(HeapTuple tuple)
 {
-	uint64		txid_a = DatumGetUInt64(kpg_outbox_column(scan->ring, a, KPG_OUTBOX_COLUMN_TXID));
-	uint64		txid_b = DatumGetUInt64(kpg_outbox_column(scan->ring, b, KPG_OUTBOX_COLUMN_TXID));
-
-	if (txid_a != txid_b)
-		return txid_a < txid_b;
-	return DatumGetInt64(kpg_outbox_column(scan->ring, a, KPG_OUTBOX_COLUMN_SEQ)) <
-		DatumGetInt64(kpg_outbox_column(scan->ring, b, KPG_OUTBOX_COLUMN_SEQ));
+	return (const KpgOutboxRow *) GETSTRUCT(tuple);
 }
 
 static int
@@ -276,10 +196,10 @@ first_of(const KpgOutboxScan *scan)
 {
 	int			first = -1;
 
-	for (int i = scan->first_table; i <= scan->last_table; i++)
+	for (int i = 2 * scan->first_table; i <= 2 * scan->last_table + 1; i++)
 	{
 		if (scan->tuples[i] != NULL &&
-			(first < 0 || comes_before(scan, scan->tuples[i], scan->tuples[first])))
+			(first < 0 || kpg_outbox_compare(row_of(scan->tuples[i]), row_of(scan->tuples[first])) < 0))
 			first = i;
 	}
 	return first;
@@ -290,17 +210,17 @@ kpg_outbox_scan_next(KpgOutboxScan *scan)
 {
 	CHECK_FOR_INTERRUPTS();
 	if (scan->given >= 0)
-		scan->tuples[scan->given] = systable_getnext_ordered(scan->scans[scan->given], ForwardScanDirection);
-	while ((scan->given = first_of(scan)) < 0)
-	{
-		if (!next_part(scan))
-			return NULL;
-	}
-	return scan->tuples[scan->given];
+		scan->tuples[scan->given] = next_of(scan, scan->given);
+	scan->given = first_of(scan);
+	return scan->given < 0 ? NULL : scan->tuples[scan->given];
 }
 
 void
 kpg_outbox_scan_end(KpgOutboxScan *scan)
 {
-	end_scans(scan);
+	for (int i = scan->first_table; i <= scan->last_table; i++)
+	{
+		end_part(&scan->own[i]);
+		kpg_outbox_pages_end(scan->pages[i]);
+	}
 }

@@ -3,8 +3,8 @@
  *	  Chunks of a capture between two snapshots, in order of txid and seq, from
  *	  all tables of the ring.
  *
- * Index scans and not SQL: no statistics are ever collected on these tables, and
- * no plan may read what has been sent already.  Everything may raise.
+ * Index scans and pages, and not SQL: no statistics are ever collected on these
+ * tables, and no plan may read what has been sent already.  Everything may raise.
  */
 #ifndef KPG_OUTBOX_SCAN_H
 #define KPG_OUTBOX_SCAN_H
@@ -17,6 +17,7 @@
 #include "utils/relcache.h"
 
 #include "outbox.h"
+#include "outbox_internal.h"
 
 /* Columns of kusto.outbox_N. */
 #define KPG_OUTBOX_COLUMN_TXID			1
@@ -25,9 +26,10 @@
 #define KPG_OUTBOX_COLUMN_CHANGED_AT	4
 #define KPG_OUTBOX_COLUMN_CAPTURE		5
 #define KPG_OUTBOX_COLUMN_ROWS			6
-#define KPG_OUTBOX_COLUMN_DATA			7
+#define KPG_OUTBOX_COLUMN_ENTRY			7
+#define KPG_OUTBOX_COLUMN_DATA			8
 
-/* ---- transactions that one snapshot sees and another does not ---- */
+/* ---- transactions that one snapshot sees and another does not (outbox_snapshot.c) ---- */
 
 typedef struct KpgTxidRange
 {
@@ -45,6 +47,8 @@ extern char *kpg_outbox_snapshot_text(void);
  */
 extern KpgTxidRange *kpg_outbox_ranges(const char *last, const char *current, int *nranges);
 
+extern bool kpg_outbox_in_ranges(const KpgTxidRange *ranges, int nranges, uint64 txid);
+
 /* ---- the tables ---- */
 
 /* Opened for reading; the active snapshot is one of now. */
@@ -57,24 +61,61 @@ typedef struct KpgOutboxRing
 extern void kpg_outbox_open(KpgOutboxRing *ring);
 extern void kpg_outbox_close(KpgOutboxRing *ring);
 
-/* ---- chunks ---- */
+/* It has been truncated just now: all that will come to it is where it should be (outbox_moved.c). */
+extern void kpg_outbox_is_new(Relation relation, int table);
 
-typedef struct KpgOutboxScan
+/* ---- what is wanted ---- */
+
+typedef struct KpgOutboxWanted
 {
-	const KpgOutboxRing *ring;
-	int			first_table;	/* tables that are read: from here on */
-	int			last_table;
 	int32		capture;
 	const KpgTxidRange *ranges;
 	int			nranges;
-	int			range;			/* that is being read */
-	uint64		from;			/* its part that is being read */
-	uint64		to;
-	uint64		after_txid;
+	uint64		after_txid;		/* behind this place */
 	int64		after_seq;
-	SysScanDesc scans[KPG_OUTBOX_TABLES];	/* NULL: not open */
-	HeapTuple	tuples[KPG_OUTBOX_TABLES];	/* next of each; NULL: no more */
-	int			given;			/* table of the tuple that was given last, or -1 */
+} KpgOutboxWanted;
+
+/* < 0, 0, > 0: by txid and seq. */
+static inline int
+kpg_outbox_compare(const KpgOutboxRow *a, const KpgOutboxRow *b)
+{
+	if (a->txid != b->txid)
+		return a->txid < b->txid ? -1 : 1;
+	return a->seq < b->seq ? -1 : a->seq > b->seq;
+}
+
+/* ---- chunks of one table with those who lead them (outbox_page.c) ---- */
+
+typedef struct KpgOutboxPages KpgOutboxPages;
+
+/* In the current context; ring and wanted are the caller's. */
+extern KpgOutboxPages *kpg_outbox_pages_begin(const KpgOutboxRing *ring, int table, const KpgOutboxWanted *wanted);
+/* The next, valid until the next call; NULL: no more. */
+extern HeapTuple kpg_outbox_pages_next(KpgOutboxPages *pages);
+extern void kpg_outbox_pages_end(KpgOutboxPages *pages);
+
+/* ---- chunks ---- */
+
+/* Those of a table that have an entry of their own. */
+typedef struct KpgOutboxOwn
+{
+	const KpgOutboxRing *ring;
+	int			table;
+	const KpgOutboxWanted *wanted;
+	int			range;			/* that is being read */
+	uint64		from;			/* where the part that is next begins, at the earliest */
+	SysScanDesc scan;			/* NULL: not open */
+} KpgOutboxOwn;
+
+typedef struct KpgOutboxScan
+{
+	KpgOutboxWanted wanted;
+	int			first_table;	/* tables that are read: from here on */
+	int			last_table;
+	KpgOutboxOwn own[KPG_OUTBOX_TABLES];
+	KpgOutboxPages *pages[KPG_OUTBOX_TABLES];
+	HeapTuple	tuples[2 * KPG_OUTBOX_TABLES];	/* next of each; NULL: no more */
+	int			given;			/* which of them was given last, or -1 */
 } KpgOutboxScan;
 
 /* table: of the ring, -1: all.  Begins behind the place (after_txid, after_seq). */
@@ -92,7 +133,7 @@ extern Datum kpg_outbox_column(const KpgOutboxRing *ring, HeapTuple tuple, AttrN
  * Begin to read one table by its index, with these keys, at most KPG_OUTBOX_KEYS;
  * their numbers are those of the table's columns.
  */
-#define KPG_OUTBOX_KEYS	4
+#define KPG_OUTBOX_KEYS	5
 extern SysScanDesc kpg_outbox_begin_index(const KpgOutboxRing *ring, int table, const ScanKeyData *keys, int nkeys);
 
 /* ---- marks (outbox_mark.c) ---- */

@@ -3,10 +3,10 @@
  *	  Chunks into the ring, in the user's transaction.
  *
  * This is a part of every captured transaction, so nothing here runs SQL or
- * reads a catalog: a chunk is one heap_insert() and one index_insert() for each
- * index, of which there is one unless somebody has added another or REINDEX
- * CONCURRENTLY is at work.  The tables are the extension's own, so no privileges are
- * asked for.  Locks are kept until the transaction ends: nobody truncates a
+ * reads a catalog: a chunk is one heap_insert(), and one index_insert() if it needs
+ * an entry (outbox_leader.c).  There is one index, unless somebody has added
+ * another or REINDEX CONCURRENTLY is at work.  The tables are the extension's own,
+ * so no privileges are asked for.  Locks are kept until the transaction ends: nobody truncates a
  * table that has rows which are not committed.
  *
  * A chunk of KPG_OUTBOX_CHUNK_SIZE fills a page; longer ones go through TOAST.
@@ -17,6 +17,7 @@
 #include "access/table.h"
 #include "access/xact.h"
 #include "catalog/index.h"
+#include "nodes/nodes.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
@@ -33,22 +34,12 @@
 #define LIMIT_CHECK_MS		1000
 #define LIMIT_WARN_MS		60000
 
-/* A row of the table, see CREATE TABLE; no column is ever null. */
-typedef struct OutboxRow
-{
-	uint64		txid;
-	int64		seq;
-	int64		shape;
-	TimestampTz changed_at;
-	int32		capture;
-	int32		rows;
-	char		data[FLEXIBLE_ARRAY_MEMBER];	/* bytea */
-} OutboxRow;
-
-#define ATTRIBUTES			7
 #define ROW_OFFSET			MAXALIGN(SizeofHeapTupleHeader)
+/* Where its data begin; those that are not short are aligned. */
+#define SHORT_DATA_OFFSET	offsetof(KpgOutboxRow, data)
+#define DATA_OFFSET			INTALIGN(SHORT_DATA_OFFSET)
 
-StaticAssertDecl(ROW_OFFSET + offsetof(OutboxRow, data) + VARHDRSZ + KPG_OUTBOX_CHUNK_SIZE <= MaxHeapTupleSize,
+StaticAssertDecl(ROW_OFFSET + DATA_OFFSET + VARHDRSZ + KPG_OUTBOX_CHUNK_SIZE <= MaxHeapTupleSize,
 				 "a chunk does not fit into a page");
 
 /* ---- the limit ---- */
@@ -133,8 +124,8 @@ static void
 other_key(Relation table, Relation index, HeapTuple tuple, Datum *key)
 {
 	Form_pg_index form = index->rd_index;
-	Datum		values[ATTRIBUTES];
-	bool		nulls[ATTRIBUTES];
+	Datum		values[KPG_OUTBOX_COLUMNS];
+	bool		nulls[KPG_OUTBOX_COLUMNS];
 
 	if (form->indisunique || form->indisexclusion || RelationGetIndexExpressions(index) != NIL ||
 		RelationGetIndexPredicate(index) != NIL)
@@ -144,37 +135,55 @@ other_key(Relation table, Relation index, HeapTuple tuple, Datum *key)
 		key[i] = values[form->indkey.values[i] - 1];
 }
 
-/* As CREATE INDEX has made it: on capture, txid, seq. */
+/* Ours, or the one that is to take its place. */
 static bool
-is_batch_index(Relation index)
+is_batch_index(Relation index, Oid ours)
 {
-	static const int16 columns[] = {5, 1, 2};
 	Form_pg_index form = index->rd_index;
+	Relation	batch;
+	bool		same;
 
-	return form->indnatts == lengthof(columns) &&
-		memcmp(form->indkey.values, columns, sizeof(columns)) == 0 &&
-		!form->indisunique && !form->indisexclusion && RelationGetIndexPredicate(index) == NIL;
+	if (RelationGetRelid(index) == ours)
+		return true;
+	if (form->indisunique || form->indisexclusion)
+		return false;
+	batch = index_open(ours, RowExclusiveLock);
+	same = form->indnatts == batch->rd_index->indnatts &&
+		memcmp(form->indkey.values, batch->rd_index->indkey.values, sizeof(int16) * (Size) form->indnatts) == 0 &&
+		equal(RelationGetIndexPredicate(index), RelationGetIndexPredicate(batch));
+	index_close(batch, NoLock);
+	return same;
 }
 
 static void
-insert_into_index(Relation table, Relation index, HeapTuple tuple)
+insert_into_index(Relation table, Relation index, Oid ours, HeapTuple tuple)
 {
-	const OutboxRow *row = (const OutboxRow *) GETSTRUCT(tuple);
+	const KpgOutboxRow *row = (const KpgOutboxRow *) GETSTRUCT(tuple);
 	Datum		key[INDEX_MAX_KEYS];
 	bool		nulls[INDEX_MAX_KEYS];
 
 	if (!index->rd_index->indisready)
 		return;
 	memset(nulls, 0, sizeof(nulls));
-	if (is_batch_index(index))
+	if (is_batch_index(index, ours))
 	{
+		if (row->entry == KPG_OUTBOX_NONE)
+			return;
 		key[0] = Int32GetDatum(row->capture);
-		key[1] = UInt64GetDatum(row->txid);
-		key[2] = Int64GetDatum(row->seq);
+		key[1] = CharGetDatum(row->entry);
+		key[2] = UInt64GetDatum(row->txid);
+		key[3] = Int64GetDatum(row->seq);
 	}
 	else
 		other_key(table, index, tuple, key);
 	kpg_compat_index_insert(index, key, nulls, &tuple->t_self, table);
+}
+
+static bool
+has_only_index(Relation table, Oid index)
+{
+	return table->rd_indexvalid && list_length(table->rd_indexlist) == 1 &&
+		linitial_oid(table->rd_indexlist) == index;
 }
 
 /*
@@ -183,22 +192,21 @@ insert_into_index(Relation table, Relation index, HeapTuple tuple)
  * is the relation cache's, which may make it anew while an index is opened.
  */
 static void
-insert_keys(Relation table, HeapTuple tuple)
+insert_keys(Relation table, Oid ours, HeapTuple tuple)
 {
-	List	   *indexes = NIL;
-	Oid			only = InvalidOid;
-	int			n;
+	const KpgOutboxRow *row = (const KpgOutboxRow *) GETSTRUCT(tuple);
+	bool		only = has_only_index(table, ours);
+	List	   *indexes;
+	ListCell   *cell;
 
-	if (table->rd_indexvalid && list_length(table->rd_indexlist) == 1)
-		only = linitial_oid(table->rd_indexlist);
-	else
-		indexes = RelationGetIndexList(table);
-	n = OidIsValid(only) ? 1 : list_length(indexes);
-	for (int i = 0; i < n; i++)
+	if (only && row->entry == KPG_OUTBOX_NONE)
+		return;
+	indexes = only ? list_make1_oid(ours) : RelationGetIndexList(table);
+	foreach(cell, indexes)
 	{
-		Relation	index = index_open(OidIsValid(only) ? only : list_nth_oid(indexes, i), RowExclusiveLock);
+		Relation	index = index_open(lfirst_oid(cell), RowExclusiveLock);
 
-		insert_into_index(table, index, tuple);
+		insert_into_index(table, index, ours, tuple);
 		index_close(index, NoLock);
 	}
 	list_free(indexes);
@@ -209,11 +217,13 @@ static HeapTuple
 form_tuple(const KpgOutboxChunk *chunk, Relation table)
 {
 	bool		is_short = chunk->len + VARHDRSZ_SHORT <= VARATT_SHORT_MAX;
+	Size		offset = is_short ? SHORT_DATA_OFFSET : DATA_OFFSET;
 	Size		size = chunk->len + (is_short ? VARHDRSZ_SHORT : VARHDRSZ);
-	Size		len = ROW_OFFSET + offsetof(OutboxRow, data) + size;
+	Size		len = ROW_OFFSET + offset + size;
 	HeapTuple	tuple = palloc(HEAPTUPLESIZE + len);
 	HeapTupleHeader header = (HeapTupleHeader) ((char *) tuple + HEAPTUPLESIZE);
-	OutboxRow  *row = (OutboxRow *) ((char *) header + ROW_OFFSET);
+	KpgOutboxRow *row = (KpgOutboxRow *) ((char *) header + ROW_OFFSET);
+	char	   *data = (char *) row + offset;
 
 	tuple->t_len = (uint32) len;
 	ItemPointerSetInvalid(&tuple->t_self);
@@ -221,7 +231,7 @@ form_tuple(const KpgOutboxChunk *chunk, Relation table)
 	tuple->t_data = header;
 	memset(header, 0, ROW_OFFSET);
 	ItemPointerSetInvalid(&header->t_ctid);
-	HeapTupleHeaderSetNatts(header, ATTRIBUTES);
+	HeapTupleHeaderSetNatts(header, KPG_OUTBOX_COLUMNS);
 	header->t_infomask = HEAP_HASVARWIDTH;
 	header->t_hoff = ROW_OFFSET;
 
@@ -231,29 +241,49 @@ form_tuple(const KpgOutboxChunk *chunk, Relation table)
 	row->changed_at = chunk->changed_at;
 	row->capture = chunk->capture;
 	row->rows = chunk->rows;
+	row->entry = kpg_outbox_choose_entry(table, row, len);
+	/* What is between the two is to be zero. */
+	memset(row->data, 0, DATA_OFFSET - SHORT_DATA_OFFSET);
 	if (is_short)
-		SET_VARSIZE_SHORT(row->data, size);
+		SET_VARSIZE_SHORT(data, size);
 	else
-		SET_VARSIZE(row->data, size);
-	memcpy(row->data + (size - chunk->len), chunk->data, chunk->len);
+		SET_VARSIZE(data, size);
+	memcpy(data + (size - chunk->len), chunk->data, chunk->len);
 	return tuple;
 }
 
+/* Another session has filled the page: who has no entry would not be found where it is. */
 static void
-insert(const KpgOutboxChunk *chunk, Relation table)
+insert_anew(Relation table, HeapTuple tuple)
+{
+	KpgOutboxRow *row = (KpgOutboxRow *) GETSTRUCT(tuple);
+	ItemPointerData misplaced = tuple->t_self;
+
+	CommandCounterIncrement();
+	simple_heap_delete(table, &misplaced);
+	row->entry = KPG_OUTBOX_SHARED;
+	heap_insert(table, tuple, GetCurrentCommandId(true), HEAP_INSERT_NO_LOGICAL, NULL);
+	(void) kpg_outbox_has_landed(table, row, ItemPointerGetBlockNumber(&tuple->t_self), tuple->t_len);
+}
+
+static void
+insert(const KpgOutboxChunk *chunk, Relation table, Oid index)
 {
 	HeapTuple	tuple = form_tuple(chunk, table);
+	const KpgOutboxRow *row = (const KpgOutboxRow *) GETSTRUCT(tuple);
 	bool		push = kpg_compat_insert_wants_snapshot(tuple) && !ActiveSnapshotSet();
 
-	if (RelationGetDescr(table)->natts != ATTRIBUTES)
+	if (RelationGetDescr(table)->natts != KPG_OUTBOX_COLUMNS)
 		elog(ERROR, "table \"%s\" has %d columns instead of %d", RelationGetRelationName(table),
-			 RelationGetDescr(table)->natts, ATTRIBUTES);
+			 RelationGetDescr(table)->natts, KPG_OUTBOX_COLUMNS);
 	/* At the end of a transaction there is none; TOAST wants one. */
 	if (push)
 		PushActiveSnapshot(GetTransactionSnapshot());
 	/* Logical decoding has no use for it: what it tells of is in the WAL already. */
 	heap_insert(table, tuple, GetCurrentCommandId(true), HEAP_INSERT_NO_LOGICAL, NULL);
-	insert_keys(table, tuple);
+	if (unlikely(!kpg_outbox_has_landed(table, row, ItemPointerGetBlockNumber(&tuple->t_self), tuple->t_len)))
+		insert_anew(table, tuple);
+	insert_keys(table, index, tuple);
 	if (push)
 		PopActiveSnapshot();
 }
@@ -270,7 +300,7 @@ kpg_outbox_write(const KpgOutboxChunk *chunk)
 	old = MemoryContextSwitchTo(write_context());
 	MemoryContextReset(CurrentMemoryContext);
 	table = table_open(kpg_outbox_table(ring), RowExclusiveLock);
-	insert(chunk, table);
+	insert(chunk, table, kpg_outbox_index(ring));
 	table_close(table, NoLock);
 	MemoryContextSwitchTo(old);
 	if (chunk->len > KPG_OUTBOX_CHUNK_SIZE)

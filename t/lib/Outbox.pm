@@ -31,7 +31,7 @@ sub new
 			SELECT string_agg(format(E'"insert",%s,%s,%s,%s,"%s"%s\n', pg_current_xact_id(), (number << 20) + i - first,
 				to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), i, text, more), '' ORDER BY i)
 			INTO csv FROM generate_series(first, first + n - 1) i;
-			EXECUTE format('INSERT INTO kusto.outbox_%s VALUES (pg_current_xact_id(), $1, $2, clock_timestamp(), $3, $4, $5)', number / 8192 % 3)
+			EXECUTE format('INSERT INTO kusto.outbox_%s (txid, seq, shape, changed_at, capture, rows, data) VALUES (pg_current_xact_id(), $1, $2, clock_timestamp(), $3, $4, $5)', number / 8192 % 3)
 			USING number << 20, shape, capture, n, convert_to(csv, 'UTF8');
 		END
 		$$
