@@ -1,15 +1,20 @@
 # Transactions of a single row, from some sessions at once: what is left of their rate when the rows
 # are recorded.
+#
+# Two clusters with the same content differ in that by some hundredths, whatever is measured in each and
+# however often. So bench/capture calls this for one cluster after the other; what was measured is kept in a
+# file, and shown together at the last.
 use strict;
 use warnings;
 
 use BenchServer qw(parameter wait_until);
 use BenchStats qw(exit_status number show_table);
 use BenchSubjects qw(empty install subjects table title);
+use JSON::PP;
 
 # Many short rounds: whatever else the machine does lasts longer than one of them, and falls out; or hits
 # a few, which the median leaves out. In less than two seconds the first statements of new sessions count.
-my $pairs = parameter('BENCH_PAIRS', 15);
+my $pairs = parameter('BENCH_PAIRS', 5);
 my $seconds = parameter('BENCH_SECONDS', 2);
 # The targets are for four.
 my $clients = parameter('BENCH_CLIENTS', 4);
@@ -17,7 +22,8 @@ my $rows = 100_000;
 my $server = BenchServer->new;
 
 # The others are there for comparison, and far off.
-my $few = $pairs < 3 ? $pairs : 3;
+my ($cluster, $clusters) = (parameter('BENCH_CLUSTER', 1), parameter('BENCH_CLUSTERS', 5));
+my $few = $cluster > 1 ? 0 : $pairs < 3 ? $pairs : 3;
 my %rounds = (none => $pairs, disabled => $pairs, empty => $pairs, row => $pairs, capture => $pairs, plpgsql => $few, pgq => $few);
 my %script = (
 	insert => <<~'SQL',
@@ -42,10 +48,31 @@ sub run
 	return $server->pgbench($script, seconds => $seconds, clients => $clients);
 }
 
+# Of the clusters before: { kind and fsync => { subject => [ rates ] } }.
+my $kept_in = "$ENV{BENCH_WORK}/oltp.json";
+
+sub kept
+{
+	return {} if $cluster == 1;
+	open my $file, '<', $kept_in or die "$kept_in: $!";
+	local $/;
+	return JSON::PP->new->decode(<$file>);
+}
+
+sub keep
+{
+	my ($rates) = @_;
+	open my $file, '>', $kept_in or die "$kept_in: $!";
+	print $file JSON::PP->new->canonical->encode($rates);
+	close $file or die "$kept_in: $!";
+	return;
+}
+
 sub measure
 {
-	my ($kind, $fsync) = @_;
-	my (%rates, $command);
+	my ($rates, $kind, $fsync) = @_;
+	my $done = @{ $rates->{none} // [] };
+	my $command;
 	for my $round (0 .. $pairs - 1)
 	{
 		my @now = grep { $round < $rounds{$_} } @subjects;
@@ -54,14 +81,15 @@ sub measure
 		for my $subject (@now)
 		{
 			(my $rate, $command) = run($subject, $kind);
-			$rates{$subject}[$round] = $rate;
+			$rates->{$subject}[$done + $round] = $rate;
 		}
 	}
-	print "$what{$kind}, fsync = $fsync; $command; $pairs runs of each by turns\n";
+	return if $cluster < $clusters;
+	print "$what{$kind}, fsync = $fsync; $command; $clusters clusters, $pairs runs of each by turns\n";
 	print "nothing is sent meanwhile: the worker is stopped\n";
 	show_table('per second', [ map { {
 		name => title($_),
-		runs => $rates{$_},
+		runs => $rates->{$_},
 		target => $_ eq 'capture' && $clients == 4 ? [ '>=', $target{$fsync} ] : undef } } @subjects ]);
 	return;
 }
@@ -81,7 +109,7 @@ sub measure_sending
 {
 	my ($kind, $fsync) = @_;
 	my %rates;
-	for my $round (1 .. $few)
+	for my $round (1 .. 3)
 	{
 		for my $subject ($round % 2 ? qw(capture none) : qw(none capture))
 		{
@@ -95,16 +123,21 @@ sub measure_sending
 }
 
 my $has_capture = grep { $_ eq 'capture' } @subjects;
+my $rates = kept();
 $server->hold_worker if $has_capture;
 for my $fsync (qw(on off))
 {
 	$server->set(fsync => $fsync);
-	measure($_, $fsync) for qw(insert update);
+	measure($rates->{"$_ $fsync"} //= {}, $_, $fsync) for qw(insert update);
 }
+keep($rates);
 if ($has_capture)
 {
 	$server->sql('TRUNCATE kusto.outbox_0, kusto.outbox_1, kusto.outbox_2');
 	$server->release_worker;
+}
+if ($has_capture && $cluster == $clusters)
+{
 	$server->set(fsync => 'on');
 	measure_sending('insert', 'on');
 }
