@@ -34,7 +34,8 @@ WARNINGS = -Wall -Wextra -Wshadow -Wmissing-prototypes -Wvla \
 PG_WARNINGS = -Wno-unused-parameter
 CORE_STD = -std=gnu11 -fvisibility=hidden
 
-PG_CFLAGS = $(CORE_STD) $(WARNINGS)
+# Without stubs for the server's functions: a captured row calls dozens, and stubs are in no cache by then.
+PG_CFLAGS = $(CORE_STD) $(WARNINGS) -fno-plt
 # Before PostgreSQL 16 PGDLLEXPORT is empty outside Windows, and -fvisibility=hidden would hide
 # even the entry points.  Later versions define it as exactly this.
 PG_CPPFLAGS = -Isrc -isystem $(includedir_server) \

@@ -175,28 +175,35 @@ change_of(const KpgCaptureSource *source, TupleTableSlot *old, TupleTableSlot *n
 
 /* ---- transition tables ---- */
 
-/* One that is read from its beginning, by others perhaps as well. */
+/*
+ * One that is read from its beginning.  By its first read pointer: queries that
+ * read it, of other triggers, have pointers of their own.
+ */
 typedef struct Rows
 {
 	Tuplestorestate *store;
-	int			pointer;
+	int64		left;
 	TupleTableSlot *slot;
 } Rows;
+
+#define READ_POINTER 0
 
 static Rows
 read_rows(Tuplestorestate *store, TupleTableSlot *slot)
 {
-	Rows		rows = {store, tuplestore_alloc_read_pointer(store, EXEC_FLAG_REWIND), slot};
-
-	tuplestore_select_read_pointer(store, rows.pointer);
+	tuplestore_select_read_pointer(store, READ_POINTER);
 	tuplestore_rescan(store);
-	return rows;
+	return (Rows) {.store = store,.left = tuplestore_tuple_count(store),.slot = slot};
 }
 
 static bool
-next_row(const Rows *rows)
+next_row(Rows *rows)
 {
-	tuplestore_select_read_pointer(rows->store, rows->pointer);
+	if (rows->left == 0)
+		return false;
+	rows->left--;
+	/* A value's output function may have run queries. */
+	tuplestore_select_read_pointer(rows->store, READ_POINTER);
 	return tuplestore_gettupleslot(rows->store, true, false, rows->slot);
 }
 

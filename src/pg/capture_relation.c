@@ -50,6 +50,7 @@
 #define SOURCES_TO_DROP	20
 
 static HTAB *sources;
+static KpgCaptureSource *latest;	/* one of them: a trigger is often the one before, too; or NULL */
 static bool any_unsure;			/* in a source that the transaction has found out */
 static int	nused;				/* sources that are in use */
 static uint64 transactions;		/* that have ended */
@@ -161,6 +162,7 @@ sweep(void)
 	KpgCaptureSource *source;
 	int			to_drop = hash_get_num_entries(sources) > SOURCES_MAX ? SOURCES_TO_DROP : 0;
 
+	latest = NULL;
 	hash_seq_init(&scan, sources);
 	while ((source = hash_seq_search(&scan)) != NULL)
 	{
@@ -590,18 +592,26 @@ is_usable(const KpgCaptureSource *source)
 		(source->lc_monetary == NULL || strcmp(source->lc_monetary, current_lc_monetary()) == 0);
 }
 
+static KpgCaptureSource *
+find_source(Oid trigger)
+{
+	bool		found;
+
+	if (latest != NULL && latest->trigger == trigger)
+		return latest;
+	if (sources == NULL)
+		initialize();
+	latest = hash_search(sources, &trigger, HASH_ENTER, &found);
+	if (!found)
+		memset((char *) latest + sizeof(Oid), 0, sizeof(KpgCaptureSource) - sizeof(Oid));
+	return latest;
+}
+
 KpgCaptureSource *
 kpg_capture_relation_acquire(TriggerData *trigdata)
 {
-	Oid			trigger = trigdata->tg_trigger->tgoid;
-	KpgCaptureSource *source;
-	bool		found;
+	KpgCaptureSource *source = find_source(trigdata->tg_trigger->tgoid);
 
-	if (sources == NULL)
-		initialize();
-	source = hash_search(sources, &trigger, HASH_ENTER, &found);
-	if (!found)
-		memset((char *) source + sizeof(Oid), 0, sizeof(KpgCaptureSource) - sizeof(Oid));
 	if (source->used_in != InvalidSubTransactionId)
 		return make_temporary(trigdata);
 
