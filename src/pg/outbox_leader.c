@@ -47,6 +47,7 @@ typedef struct Leader
 /* Where the last leader has gone to. */
 static struct
 {
+	Oid			table;
 	Oid			file;			/* of the table; InvalidOid: there is none */
 	BlockNumber block;
 	Size		room;			/* for tuples, unless others have inserted some */
@@ -88,7 +89,8 @@ initialize(void)
 static bool
 is_the_page(Relation table, BlockNumber block)
 {
-	return page.file == table->rd_rel->relfilenode && page.block == block;
+	return page.block == block && page.file == table->rd_rel->relfilenode &&
+		page.table == RelationGetRelid(table);
 }
 
 /* As heap_insert() will see it. */
@@ -114,6 +116,7 @@ turn_to(Relation table, BlockNumber block)
 	page.block = block;
 	page.nleaders = 0;
 	page.last = -1;
+	page.table = RelationGetRelid(table);
 	page.file = table->rd_rel->relfilenode;
 }
 
