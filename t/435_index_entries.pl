@@ -98,19 +98,20 @@ arrives('one session');
 # ---- what is rolled back leads nobody ----
 
 hold();
-insert($one, 'a') for 1 .. 2;
-is(entries('a', 1), 'n', 'at first there is a leader');
+# Of four rows one may be the first of a page.
+insert($one, 'a') for 1 .. 4;
+like(entries('a', 4), qr/n/, 'at first there is a leader');
 $one->sql("BEGIN; INSERT INTO a VALUES (-1, 'never'); ROLLBACK");
-insert($one, 'a') for 1 .. 2;
-is(entries('a', 2), 'sn', 'after a rollback: there is a new one');
+insert($one, 'a') for 1 .. 4;
+like(entries('a', 4), qr/^s.*n/, 'after a rollback: there is a new one');
 $one->sql("BEGIN; SAVEPOINT s; INSERT INTO a VALUES (-1, 'never'); ROLLBACK TO s; COMMIT");
-insert($one, 'a') for 1 .. 2;
-is(entries('a', 2), 'sn', 'after a rollback to a savepoint, too');
-$one->sql("BEGIN; SAVEPOINT s; INSERT INTO a VALUES (" . $next++ . ", 'kept'); RELEASE s; COMMIT");
-is(entries('a', 1), 'n', 'but not after one that was released');
+insert($one, 'a') for 1 .. 4;
+like(entries('a', 4), qr/^s.*n/, 'after a rollback to a savepoint, too');
+$one->sql("BEGIN; SAVEPOINT s; INSERT INTO a VALUES (" . $next++ . ", 'kept'); RELEASE s; COMMIT") for 1 .. 3;
+like(entries('a', 3), qr/n/, 'but not after one that was released');
 $one->sql("BEGIN; INSERT INTO a VALUES (" . $next++ . ", 'prepared'); PREPARE TRANSACTION 'p'");
-insert($one, 'a') for 1 .. 2;
-is(entries('a', 2), 'sn', 'nor does what is prepared');
+insert($one, 'a') for 1 .. 4;
+like(entries('a', 4), qr/^s.*n/, 'nor does what is prepared');
 $pg->sql("ROLLBACK PREPARED 'p'");
 $one->sql("BEGIN; INSERT INTO a VALUES (-1, 'never'); INSERT INTO b VALUES (-1, 'never'); ROLLBACK");
 $pg->sql('VACUUM kusto.outbox_0, kusto.outbox_1, kusto.outbox_2');
@@ -121,12 +122,12 @@ arrives('rolled back');
 # ---- far behind its leader ----
 
 hold();
-insert($one, 'a') for 1 .. 2;
-is(entries('a', 1), 'n', 'at first there is a leader');
+insert($one, 'a') for 1 .. 4;
+like(entries('a', 4), qr/n/, 'at first there is a leader');
 my $other = $pg->session;
 $other->sql('DO $$ BEGIN FOR i IN 1 .. 1100 LOOP PERFORM pg_current_xact_id(); COMMIT; END LOOP; END $$');
-insert($one, 'a') for 1 .. 2;
-is(entries('a', 2), 'sn', 'many transactions later: there is a new one');
+insert($one, 'a') for 1 .. 4;
+like(entries('a', 4), qr/^s.*n/, 'many transactions later: there is a new one');
 arrives('far behind');
 
 # ---- in a page that others fill ----
@@ -135,8 +136,8 @@ hold();
 my $table = $pg->sql(q(SELECT 'kusto.outbox_' || (last_value / 8192) % 3 FROM kusto.change_number));
 my ($slow, $fast) = map { $pg->session } 1 .. 2;
 sub last_page { return $pg->sql("SELECT pg_relation_size('$table') / 8192 - 1") }
-insert($slow, 'a') for 1 .. 2;
-is(entries('a', 1), 'n', 'a page that others fill: at first there is a leader');
+insert($slow, 'a') for 1 .. 4;
+like(entries('a', 4), qr/n/, 'a page that others fill: at first there is a leader');
 my $page = last_page();
 for (1 .. 200)
 {
@@ -144,8 +145,8 @@ for (1 .. 200)
 	last if last_page() > $page;
 }
 is(last_page(), $page + 1, 'others have filled it');
-insert($slow, 'a') for 1 .. 2;
-is(entries('a', 2), 'sn', 'who had expected to find room leads anew, elsewhere');
+insert($slow, 'a') for 1 .. 4;
+like(entries('a', 4), qr/^s.*n/, 'who had expected to find room leads anew, elsewhere');
 $slow->quit;
 $pg->poll("SELECT sum(n_tup_del) > 0 FROM pg_stat_user_tables WHERE relname ~ '^outbox_'", 't', 'what nobody would have found is gone');
 arrives('a page that others fill');
@@ -182,7 +183,7 @@ for my $how ('VACUUM (FULL)', 'CLUSTER')
 	$pg->poll('SELECT count(*) = 0 FROM kusto.operations WHERE finished_at IS NULL');
 	$kusto->settle;
 	is(scalar @{ $kusto->rows($db, 'k_a') }, $ids, "$how: and nothing is missing");
-	like(slurp_file($pg->node->logfile), qr/index entries were added for \d+ rows? of table "outbox_\d", which has been rewritten/,
+	like(slurp_file($pg->node->logfile), qr/index entries were added for \d+ rows of table "outbox_\d", which has been rewritten/,
 		"$how: the log tells of it");
 	truncate $pg->node->logfile, 0;
 	is($pg->sql('SELECT sum(lag_rows) FROM kusto.captures'), 0, "$how: nothing is left");

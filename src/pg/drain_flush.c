@@ -49,7 +49,8 @@ is_sent(Flush *flush, const KpgCapture *capture)
 		flush->until = MemoryContextStrdup(flush->context, slice.snapshot);
 	if (capture->has_snapshot && mark.snapshot == NULL)
 		return false;
-	return slice.rows == 0;
+	/* What the index does not lead to the worker will find. */
+	return slice.rows == 0 && slice.whole;
 }
 
 static bool
@@ -59,9 +60,9 @@ all_is_sent(Flush *flush)
 												  ALLOCSET_SMALL_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(scratch);
 	ListCell   *cell;
-	bool		all = kpg_outbox_is_right();
+	bool		all = true;
 
-	foreach(cell, all ? kpg_outbox_captures() : NIL)
+	foreach(cell, kpg_outbox_captures())
 	{
 		all = is_sent(flush, lfirst(cell));
 		if (!all)

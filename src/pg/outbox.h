@@ -222,13 +222,14 @@ typedef struct KpgSlice
 	int64		first_seq;
 	TimestampTz oldest;			/* changed_at */
 	bool		more;			/* the batch has more behind it */
+	bool		whole;			/* the index led to all rows; see kpg_outbox_set_right() */
 } KpgSlice;
 
 /*
  * Append the next chunks, by txid and seq, to out; after_txid and after_seq
  * move on.  rows 0: there is nothing.  The cost follows from what is read, not
  * from what lies in the ring.  What is read is durable, however it was committed.
- * What the index does not lead to is not read: see outbox_moved.c.
+ * In the worker it is all that there is; elsewhere whole says so.
  */
 extern void kpg_outbox_read(KpgSlice *slice, KcBuf *out);
 
@@ -241,12 +242,10 @@ extern void kpg_outbox_waiting(const int32 *captures, const char *const *lasts, 
 /* ---- rows that have been moved (outbox_moved.c) ---- */
 
 /*
- * Does the index lead to all rows?  Not if a table of the ring has been rewritten,
- * by VACUUM FULL for instance.  Looks once at each file that a table has.
+ * For the worker, with the tables locked, before it reads: have the index lead to
+ * all rows.  It does not when a table of the ring has been rewritten, by VACUUM
+ * FULL for instance.  Looks once at each file that a table has.
  */
-extern bool kpg_outbox_is_right(void);
-
-/* For the worker, before it reads: see to it that it does. */
 extern void kpg_outbox_set_right(void);
 
 /* ---- the ring (outbox_ring.c) ---- */

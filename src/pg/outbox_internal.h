@@ -51,7 +51,7 @@ typedef struct KpgOutboxRow
 
 /* ---- which of them need an entry (outbox_leader.c) ---- */
 
-/* A leader's number is less than that of what it leads by so much at most; and so is its txid. */
+/* A leader's txid is less than that of what it leads by so much at most. */
 #define KPG_OUTBOX_LEAD		1024
 
 /* Decide for a row that is about to be inserted; len is that of its tuple. */

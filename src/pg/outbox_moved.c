@@ -167,8 +167,9 @@ give_all_entries(Relation relation, int table, const Lost *lost)
 		give_entries(table, lost->tids + i, Min(UPDATE_MAX, lost->n - i));
 	CommandCounterIncrement();
 	ereport(LOG,
-			(errmsg("index entries were added for %d rows of table \"%s\", which has been rewritten",
-					lost->n, RelationGetRelationName(relation))));
+			(errmsg_plural("an index entry was added for %d row of table \"%s\", which has been rewritten",
+						   "index entries were added for %d rows of table \"%s\", which has been rewritten",
+						   (unsigned long) lost->n, lost->n, RelationGetRelationName(relation))));
 }
 
 /* Those that are not known to be right; lost->n is 0 for one that is. */
@@ -188,20 +189,17 @@ look_at_file(const KpgOutboxRing *ring, int table, Lost *lost)
 }
 
 bool
-kpg_outbox_is_right(void)
+kpg_outbox_is_right(const KpgOutboxRing *ring)
 {
-	KpgOutboxRing ring;
 	bool		right = true;
 
-	kpg_outbox_open(&ring);
 	for (int i = 0; i < KPG_OUTBOX_TABLES; i++)
 	{
 		Lost		lost;
 
-		look_at_file(&ring, i, &lost);
+		look_at_file(ring, i, &lost);
 		right &= lost.n == 0;
 	}
-	kpg_outbox_close(&ring);
 	return right;
 }
 

@@ -89,6 +89,7 @@ kpg_outbox_read(KpgSlice *slice, KcBuf *out)
 	slice->rows = 0;
 	slice->more = false;
 	kpg_outbox_open(&ring);
+	slice->whole = kpg_outbox_is_right(&ring);
 	slice->snapshot = slice->current != NULL ? pstrdup(slice->current) : kpg_outbox_snapshot_text();
 	ranges = kpg_outbox_ranges(slice->last, slice->snapshot, &nranges);
 	kpg_outbox_scan_begin(&scan, &ring, -1, slice->capture, ranges, nranges,

@@ -61,7 +61,11 @@ typedef struct KpgOutboxRing
 extern void kpg_outbox_open(KpgOutboxRing *ring);
 extern void kpg_outbox_close(KpgOutboxRing *ring);
 
-/* It has been truncated just now: all that will come to it is where it should be (outbox_moved.c). */
+/* ---- rows that have been moved (outbox_moved.c) ---- */
+
+/* Does the index lead to all rows of these tables? */
+extern bool kpg_outbox_is_right(const KpgOutboxRing *ring);
+/* It has been truncated just now: all that will come to it is where it should be. */
 extern void kpg_outbox_is_new(Relation relation, int table);
 
 /* ---- what is wanted ---- */
