@@ -217,8 +217,10 @@ report_rows(Report *report, const char *op, Tuplestorestate *store, TupleTableSl
 }
 
 /*
- * The first pass deletes rows under their old keys, the second gives them their
- * new ones; all others are a matter of the first.  Have keys changed?
+ * In the order in which rows were changed, some of them more than once by actions
+ * of foreign keys.  A key that a row gets is free then, unless it is deferrable:
+ * then rows that lose their keys are deleted under them first, and only a second
+ * pass gives them their new ones.  Is that needed?
  */
 static bool
 report_changes_in_step(Report *report, const TriggerData *trigdata, bool second)
@@ -226,29 +228,42 @@ report_changes_in_step(Report *report, const TriggerData *trigdata, bool second)
 	const KpgCaptureSource *source = report->source;
 	Rows		old = read_rows(trigdata->tg_oldtable, source->old_slot);
 	Rows		new = read_rows(trigdata->tg_newtable, source->new_slot);
-	bool		moved = false;
+	bool		put_off = false;
 
 	while (next_row(&old) && next_row(&new))
 	{
 		Change		change = change_of(source, old.slot, new.slot);
+		bool		late = change == CHANGE_OF_KEY && source->key_deferrable;
 
-		if (change == CHANGE_OF_KEY)
-		{
-			moved = true;
-			put_row(report, second ? "update" : "delete", old.slot, second ? new.slot : old.slot);
-		}
-		else if (change == CHANGE_PLAIN && !second)
+		if (change == CHANGE_OF_KEY && !second)
+			put_row(report, "delete", old.slot, old.slot);
+		if (change != CHANGE_NONE && late == second)
 			put_row(report, "update", old.slot, new.slot);
+		put_off = put_off || late;
 	}
-	return moved;
+	return put_off;
+}
+
+/*
+ * Nobody can have changed a key, so old rows need not be looked at.  A trigger for
+ * each row may change columns that SET leaves out, or is a foreign key's, whose
+ * actions, as other parts of a statement do, put their rows into the same
+ * transition tables.
+ */
+static bool
+keeps_keys(const KpgCaptureSource *source, const TriggerData *trigdata)
+{
+	const TriggerDesc *triggers = trigdata->tg_relation->trigdesc;
+
+	return source->nwatched == 0 && !source->old_values &&
+		triggers != NULL && !triggers->trig_update_before_row && !triggers->trig_update_after_row &&
+		kpg_capture_order_is_update(source->relation) &&
+		!bms_overlap(trigdata->tg_updatedcols, source->key_columns);
 }
 
 /*
  * Old and new rows are in step, unless a row that was to move to another
  * partition was kept out of it by a BEFORE trigger: then nobody knows which.
- *
- * One row may get the key that another one had.  So rows that lose their keys
- * are all deleted before those that have got new ones come, in a second pass.
  */
 static void
 report_updates(Report *report, const TriggerData *trigdata)
@@ -257,7 +272,7 @@ report_updates(Report *report, const TriggerData *trigdata)
 	Tuplestorestate *old_store = trigdata->tg_oldtable;
 	Tuplestorestate *new_store = trigdata->tg_newtable;
 
-	if (!source->needs_old)
+	if (!source->needs_old || keeps_keys(source, trigdata))
 	{
 		report_rows(report, "update", new_store, source->new_slot, false);
 		return;

@@ -73,8 +73,11 @@ extern KpgCaptureShape *kpg_capture_whole_shape(const KpgCapture *capture, const
 /* ".create-merge table" with all of them. */
 extern char *kpg_capture_create_merge(const KpgCapture *capture, const KpgCaptureShape *shape);
 
-/* The columns of the primary key, as attnum - FirstLowInvalidHeapAttributeNumber; NULL: none. */
-extern Bitmapset *kpg_capture_primary_key(Relation relation);
+/*
+ * The columns of the primary key, as attnum - FirstLowInvalidHeapAttributeNumber;
+ * NULL: none.  deferrable may be NULL.
+ */
+extern Bitmapset *kpg_capture_primary_key(Relation relation, bool *deferrable);
 
 /* ---- installing (capture_install.c, capture_snapshot.c) ---- */
 

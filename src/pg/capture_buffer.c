@@ -26,10 +26,12 @@
 #include "access/xact.h"
 #include "lib/ilist.h"
 #include "utils/memutils.h"
+#include "utils/resowner.h"
 #include "utils/syscache.h"
 
 #include "alloc.h"
 #include "capture_internal.h"
+#include "compat.h"
 #include "worker.h"
 
 /* Room for a chunk and the row that makes it too long, as a rule. */
@@ -248,12 +250,52 @@ kpg_capture_has_changes(void)
 	return !dlist_is_empty(&chunks);
 }
 
+/* ---- resources of the last write ---- */
+
+/*
+ * A transaction's resource owner has no arrays yet when the transaction ends, and
+ * to allocate them costs a tenth of what a small row does.  So we keep an owner of
+ * the session's: a child of the transaction's while it is in use, so that it goes
+ * with that after an error.  Afterwards it has locks only, which the end of the
+ * transaction takes from it.
+ */
+#if KPG_COMPAT_OWNERS_ALLOCATE
+static ResourceOwner kept;		/* NULL: there is none, or it is in use */
+
+static ResourceOwner
+lend_resource_owner(void)
+{
+	ResourceOwner caller = CurrentResourceOwner;
+	ResourceOwner lent = kept != NULL ? kept : ResourceOwnerCreate(NULL, "kusto_ingest captured rows");
+
+	ResourceOwnerNewParent(lent, caller);
+	kept = NULL;
+	CurrentResourceOwner = lent;
+	return caller;
+}
+
+static void
+take_back_resource_owner(ResourceOwner caller)
+{
+	kept = CurrentResourceOwner;
+	ResourceOwnerNewParent(kept, NULL);
+	CurrentResourceOwner = caller;
+}
+#else
+#define lend_resource_owner()				CurrentResourceOwner
+#define take_back_resource_owner(caller)	((void) (caller))
+#endif
+
 static void
 write_all(void)
 {
+	ResourceOwner caller;
 	dlist_mutable_iter iter;
 
 	ending = true;
+	if (dlist_is_empty(&chunks))
+		return;
+	caller = lend_resource_owner();
 	dlist_foreach_modify(iter, &chunks)
 	{
 		KpgCaptureChunk *chunk = dlist_container(KpgCaptureChunk, node, iter.cur);
@@ -261,6 +303,7 @@ write_all(void)
 		write_chunk(chunk);
 		release_chunk(chunk);
 	}
+	take_back_resource_owner(caller);
 }
 
 /* ---- the end of a transaction ---- */

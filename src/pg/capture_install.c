@@ -111,20 +111,28 @@ add_key_columns(Form_pg_index index, Bitmapset **key)
 
 /* The relation cache has no attributes of a primary key that is deferrable. */
 Bitmapset *
-kpg_capture_primary_key(Relation relation)
+kpg_capture_primary_key(Relation relation, bool *deferrable)
 {
 	List	   *indexes = RelationGetIndexList(relation);
 	Bitmapset  *key = NULL;
 	ListCell   *cell;
 
+	if (deferrable != NULL)
+		*deferrable = false;
 	foreach(cell, indexes)
 	{
 		HeapTuple	tuple = SearchSysCache1(INDEXRELID, ObjectIdGetDatum(lfirst_oid(cell)));
+		Form_pg_index index;
 
 		if (!HeapTupleIsValid(tuple))
 			elog(ERROR, "cache lookup failed for index %u", lfirst_oid(cell));
-		if (((Form_pg_index) GETSTRUCT(tuple))->indisprimary)
-			add_key_columns((Form_pg_index) GETSTRUCT(tuple), &key);
+		index = (Form_pg_index) GETSTRUCT(tuple);
+		if (index->indisprimary)
+		{
+			add_key_columns(index, &key);
+			if (deferrable != NULL)
+				*deferrable = !index->indimmediate;
+		}
 		ReleaseSysCache(tuple);
 	}
 	list_free(indexes);
@@ -267,7 +275,7 @@ captured_column(Relation relation, const char *name)
 static void
 check_key_is_captured(Relation relation, Bitmapset *columns)
 {
-	Bitmapset  *missing = bms_difference(kpg_capture_primary_key(relation), columns);
+	Bitmapset  *missing = bms_difference(kpg_capture_primary_key(relation, NULL), columns);
 	int			member = bms_next_member(missing, -1);
 
 	if (member >= 0)
@@ -501,7 +509,7 @@ tell(Relation relation, const KpgCapture *capture, const KpgCaptureShape *shape,
 	if (relation->rd_rel->relpersistence == RELPERSISTENCE_UNLOGGED)
 		ereport(NOTICE,
 				(errmsg("a crash of the server empties unlogged table \"%s\", and Kusto is not told", name)));
-	if (kpg_capture_primary_key(relation) == NULL)
+	if (kpg_capture_primary_key(relation, NULL) == NULL)
 		ereport(NOTICE,
 				(errmsg("table \"%s\" has no primary key", name),
 				 errdetail("Kusto gets the history of its rows, but cannot tell which of them are current.")));

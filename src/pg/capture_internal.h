@@ -31,6 +31,12 @@ typedef struct KpgSeqRun
  */
 extern KpgSeqRun *kpg_capture_order_run(Oid relation, Oid root, KpgSeqRun *own);
 
+/*
+ * Does the current trigger call belong to an UPDATE that names relation and no
+ * other table?  False if that is not known.
+ */
+extern bool kpg_capture_order_is_update(Oid relation);
+
 /* ---- what is known of a trigger (capture_relation.c) ---- */
 
 typedef struct KpgCaptureSource
@@ -55,6 +61,8 @@ typedef struct KpgCaptureSource
 	TupleDesc	desc;			/* of relation, a copy */
 	int			nkey;			/* primary key's columns */
 	AttrNumber *key;
+	Bitmapset  *key_columns;	/* the same, as in TriggerData */
+	bool		key_deferrable; /* two rows may have the same one for a while */
 	int			nwatched;		/* updates of none of these do not count; 0: all do */
 	AttrNumber *watched;
 	KpgRowFormat *format;

@@ -320,6 +320,17 @@ kpg_capture_order_run(Oid relation, Oid root, KpgSeqRun *own)
 	return &frame->run;
 }
 
+bool
+kpg_capture_order_is_update(Oid relation)
+{
+	const PlannedStmt *plan;
+
+	if (innermost == NULL || innermost->query == NULL)
+		return false;
+	plan = innermost->query->plannedstmt;
+	return plan->commandType == CMD_UPDATE && !plan->hasModifyingCTE && names(innermost, relation);
+}
+
 /* ---- hooks ---- */
 
 static void

@@ -423,14 +423,20 @@ find_shape(TupleDesc root, const KpgCapture *capture)
 static void
 set_key(KpgCaptureSource *source, Relation root)
 {
-	Bitmapset  *key = kpg_capture_primary_key(root);
+	Bitmapset  *key = kpg_capture_primary_key(root, &source->key_deferrable);
 	int			member = -1;
 
 	source->nkey = 0;
 	source->key = palloc0(sizeof(AttrNumber) * Max(bms_num_members(key), 1));
+	source->key_columns = NULL;
 	while ((member = bms_next_member(key, member)) >= 0)
-		source->key[source->nkey++] =
-			own_column(source, RelationGetDescr(root), (AttrNumber) (member + FirstLowInvalidHeapAttributeNumber));
+	{
+		AttrNumber	attnum = own_column(source, RelationGetDescr(root),
+										(AttrNumber) (member + FirstLowInvalidHeapAttributeNumber));
+
+		source->key[source->nkey++] = attnum;
+		source->key_columns = bms_add_member(source->key_columns, attnum - FirstLowInvalidHeapAttributeNumber);
+	}
 }
 
 /* In the source's context. */

@@ -206,7 +206,7 @@ add_capture(List *commands, Relation relation, const KpgCapture *capture)
 		.history = psprintf("%s_history", capture->table_name),
 		.truncated = own_name(shape, "_truncated")
 	};
-	char	   *latest = latest_command(&names, shape, kpg_capture_primary_key(relation));
+	char	   *latest = latest_command(&names, shape, kpg_capture_primary_key(relation, NULL));
 
 	commands = add_command(commands, names.table, "the table that row changes are sent to",
 						   kpg_capture_create_merge(capture, shape));

@@ -458,6 +458,9 @@ kpg_compat_materialize(FunctionCallInfo fcinfo)
 /* From PostgreSQL 16 on a foreign table may have a trigger for TRUNCATE. */
 #define KPG_COMPAT_FOREIGN_TRUNCATE_TRIGGERS (PG_VERSION_NUM >= 160000)
 
+/* Resource owners allocate their arrays when they are first needed; later they have some in them. */
+#define KPG_COMPAT_OWNERS_ALLOCATE (PG_VERSION_NUM < 170000)
+
 /* Is it a generated column whose value is nowhere stored, nor in a trigger's row? */
 static inline bool
 kpg_compat_is_virtual(const FormData_pg_attribute *att)
