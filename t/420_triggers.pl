@@ -90,7 +90,7 @@ $pg->sql(<<~'SQL' . OutboxRows::triggers('pushed', 'Pushed'));
 	CREATE TRIGGER push BEFORE UPDATE ON pushed FOR EACH ROW EXECUTE FUNCTION push();
 	SQL
 update(q(INSERT INTO pushed VALUES (1, 'x'); UPDATE pushed SET t = 'y'));
-changes_are('Pushed', [ 'insert|1|x', 'delete|1|x', 'update|11|y' ], 'by a BEFORE trigger');
+changes_are('Pushed', [ 'insert|1|x', 'delete|1|x', 'update|11|y' ], 'a key changed by a BEFORE trigger');
 $pg->sql(q(TRUNCATE a; INSERT INTO a VALUES (1, 'one'), (2, 'two')));
 $outbox->changes('A');
 for my $with (
@@ -100,7 +100,7 @@ for my $with (
 	update($with);
 	is_deeply([ map { s/one!*/one/r } sort $outbox->changes('A') ],
 		[ $with =~ /12/ ? qw(delete|12|two| update|1|one| update|2|two|) : qw(delete|2|two| update|12|two| update|1|one|) ],
-		'by another part of the statement');
+		'a key changed by another part of the statement');
 }
 $pg->sql(<<~'SQL' . OutboxRows::triggers('tree', 'Tree'));
 	CREATE TABLE tree (id int, code int UNIQUE,
@@ -113,15 +113,15 @@ $outbox->changes('Tree');
 # Whose SET list the trigger is told is that of the last action, which changes column "other".
 update('UPDATE tree SET code = 11 WHERE id = 1');
 changes_are('Tree', [ 'update|1|11|10|', 'delete|2|20|10|10', 'update|2|20|11|10', 'delete|1|11|10|', 'update|1|11|11|', 'update|2|20|11|11' ],
-	"by a foreign key's action");
+	"a key changed by a foreign key's action");
 $pg->sql(<<~'SQL' . OutboxRows::triggers('made', 'Made'));
 	CREATE TABLE made (n int, id int GENERATED ALWAYS AS (n * 2) STORED PRIMARY KEY);
 	SQL
 update('INSERT INTO made VALUES (1); UPDATE made SET n = 2');
-changes_are('Made', [ 'insert|1|2', 'delete|1|2', 'update|2|4' ], 'because it is generated');
+changes_are('Made', [ 'insert|1|2', 'delete|1|2', 'update|2|4' ], 'a key that is generated');
 $pg->sql('CREATE RULE too AS ON UPDATE TO keyless DO ALSO UPDATE pair SET c = c + 1;');
 update(q(UPDATE keyless SET t = 'r'));
-changes_are('Pair', [ 'delete|2|y|1', 'update|2|y|2' ], 'by a rule');
+changes_are('Pair', [ 'delete|2|y|1', 'update|2|y|2' ], 'a key changed by a rule');
 $pg->sql('DROP RULE too ON keyless');
 $outbox->changes('Keyless');
 

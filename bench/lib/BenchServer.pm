@@ -116,7 +116,7 @@ sub pgbench
 
 	my $clients = $options{clients} // 4;
 	# A thread for each: of two clients in a thread, how often both are ready at once decides what pgbench itself
-	# spends on a transaction, which is a third more or less than it otherwise is.
+	# spends on a transaction (README.md).
 	my @command = ('pgbench', '-n', '-M', 'prepared', '-c', $clients, '-j', $clients);
 	push @command, $options{transactions} ? ('-t', $options{transactions}) : ('-T', $options{seconds});
 	push @command, '-R', $options{rate} if $options{rate};
