@@ -104,30 +104,110 @@ sub set
 
 my $scripts = 0;
 
+sub _script_file
+{
+	my ($script) = @_;
+	my $file = "$ENV{BENCH_WORK}/script" . ++$scripts . '.sql';
+	open my $out, '>', $file or die "$file: $!";
+	print $out $script;
+	close $out or die "$file: $!";
+	return $file;
+}
+
+# A thread for each client: of two in a thread, how often both are ready at once decides what pgbench itself
+# spends on a transaction (README.md).
+sub _pgbench_command
+{
+	my (%options) = @_;
+	my $clients = $options{clients} // 4;
+	my @command = ('pgbench', '-n', '-M', 'prepared', '-c', $clients, '-j', $clients);
+	push @command, $options{transactions} ? ('-t', $options{transactions}) : ('-T', $options{seconds});
+	push @command, '-R', $options{rate} if $options{rate};
+	push @command, $options{options} if $options{options};
+	return @command;
+}
+
+# From what pgbench has said.
+sub _rate
+{
+	my ($said) = @_;
+	my ($tps) = $said =~ /^tps = ([\d.]+) \(without initial connection time\)/m;
+	# Before version 14 it is called so.
+	($tps) = $said =~ /^tps = ([\d.]+) \(excluding connections establishing\)/m unless $tps;
+	die "pgbench: $said" if !$tps || $said =~ /aborted/;
+	return $tps;
+}
+
 # Options: clients (4), seconds or transactions (of each client), rate, options. Returns transactions
 # a second without the time to connect, and the command.
 sub pgbench
 {
 	my ($self, $script, %options) = @_;
-	my $file = "$ENV{BENCH_WORK}/script" . ++$scripts . '.sql';
-	open my $out, '>', $file or die "$file: $!";
-	print $out $script;
-	close $out;
-
-	my $clients = $options{clients} // 4;
-	# A thread for each: of two clients in a thread, how often both are ready at once decides what pgbench itself
-	# spends on a transaction (README.md).
-	my @command = ('pgbench', '-n', '-M', 'prepared', '-c', $clients, '-j', $clients);
-	push @command, $options{transactions} ? ('-t', $options{transactions}) : ('-T', $options{seconds});
-	push @command, '-R', $options{rate} if $options{rate};
-	push @command, $options{options} if $options{options};
+	my $file = _script_file($script);
+	my @command = _pgbench_command(%options);
 	my $said = qx(@command -f $file 2>&1);
-	my ($tps) = $said =~ /^tps = ([\d.]+) \(without initial connection time\)/m;
-	# Before version 14 it is called so.
-	($tps) = $said =~ /^tps = ([\d.]+) \(excluding connections establishing\)/m unless $tps;
-	die "@command: $said" if $? || !$tps || $said =~ /aborted/;
+	die "@command: $said" if $?;
 	unlink $file;
-	return wantarray ? ($tps, "@command") : $tps;
+	return wantarray ? (_rate($said), "@command") : _rate($said);
+}
+
+# The same, with clients spread over the processors, and the process of each one's session on the client's: where
+# the scheduler puts them is not left to chance. One that they cannot be spread over evenly is not in use.
+sub pgbench_placed
+{
+	my ($self, $script, %options) = @_;
+	my @processors = _processors();
+	my $clients = $options{clients} // 4;
+	pop @processors while $clients % @processors;
+	my $each = $clients / @processors;
+	my $file = _script_file($script);
+	my @command = _pgbench_command(%options, clients => $each);
+	my @running;
+
+	for my $processor (@processors)
+	{
+		local $ENV{PGAPPNAME} = "placed on $processor";
+		# Begun at the same time they might draw the same keys.
+		my $seed = 1000 * $scripts + $processor;
+		open my $said, '-|', "taskset -c $processor @command --random-seed=$seed -f $file 2>&1" or die "pgbench: $!";
+		push @running, $said;
+	}
+	$self->_place($_, $each) for @processors;
+	my $rate = 0;
+	for my $said (@running)
+	{
+		local $/;
+		$rate += _rate(scalar readline $said);
+		close $said or die "pgbench: $!";
+	}
+	unlink $file;
+	return wantarray ? ($rate, join ' ', @command, 'on each of processors', @processors) : $rate;
+}
+
+# Those that this process may use.
+sub _processors
+{
+	open my $status, '<', '/proc/self/status' or die "/proc/self/status: $!";
+	my ($list) = map { /^Cpus_allowed_list:\s*(\S+)/ } <$status>;
+	return map { /^(\d+)-(\d+)$/ ? $1 .. $2 : $_ } split ',', $list;
+}
+
+sub _place
+{
+	my ($self, $processor, $sessions) = @_;
+	my @pids;
+	wait_until(sub {
+		@pids = split ' ', $self->sql(<<~SQL);
+			SELECT string_agg(pid::text, ' ') FROM pg_stat_activity WHERE application_name = 'placed on $processor'
+			SQL
+		return @pids == $sessions;
+	}, "the sessions of processor $processor are there", 5);
+	for my $pid (@pids)
+	{
+		my $said = qx(taskset -cp $processor $pid 2>&1);
+		die "taskset: $said" if $?;
+	}
+	return;
 }
 
 # ---- the worker of kusto_ingest ----

@@ -45,7 +45,7 @@ sub run
 	my ($subject, $kind) = @_;
 	empty($server, $subject, $kind eq 'update' ? $rows : 0);
 	(my $script = $script{$kind}) =~ s/\{table\}/table($subject)/e;
-	return $server->pgbench($script, seconds => $seconds, clients => $clients);
+	return $server->pgbench_placed($script, seconds => $seconds, clients => $clients);
 }
 
 # Of the clusters before: { kind and fsync => { subject => [ rates ] } }.
