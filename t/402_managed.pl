@@ -103,7 +103,9 @@ my @rows = (
 	{ name => 'no answer in time', fault => { blackhole => $true }, settings => q(SET kusto_ingest.request_timeout = '1s'), ends => 'queued', why => qr/It was not streamed: .*no answer in time/, doubtful => 1,
 		requests => 1, again => 1, at_most => 10 },
 	# No connection was kept: libcurl 8.22 would send on it, and hear afterwards that it is closed; then it is in doubt.
-	{ name => 'an engine that is down', prepare => sub { $kusto->down(['engine']) }, repair => sub { $kusto->up }, ends => 'queued', why => qr/It was not streamed: .*could not connect/, warm => 'queued', requests => 0, again => 1 },
+	# Newer versions of libcurl look at most once a second whether a connection still lives: the request may go into one that the
+	# engine has closed, and is in doubt then.
+	{ name => 'an engine that is down', prepare => sub { $kusto->down(['engine']) }, repair => sub { $kusto->up }, ends => 'queued', why => qr/It was not streamed: .*could not connect/, warm => 'queued', requests => 0, again => 1, doubtful => undef },
 
 	# identity
 	{ name => 'a token that is no longer good', fault => { revoke_tokens => $true }, times => 1, ends => 'streamed', requests => 2 },
