@@ -9,7 +9,8 @@ install_node_modules()
 		return 0
 	fi
 	say "installing Node.js modules in ${dir#"$root"/}"
-	run npm --prefix "$dir" ci --no-audit --no-fund --loglevel=error >/dev/null ||
+	# npm would leave its compiled self in /tmp.
+	NODE_DISABLE_COMPILE_CACHE=1 run npm --prefix "$dir" ci --no-audit --no-fund --loglevel=error >/dev/null ||
 		die "npm ci failed in $dir"
 	printf '%s\n' "$sum" > "$dir/node_modules/.kusto_ingest"
 }
